@@ -1,0 +1,46 @@
+"""What trains: the protocol and the table of two, found by a string and imported only when used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+from runner.grpo.run import Run
+from runner.grpo.types import Completion
+from runner.journal.events import Difference
+from runner.spec.errors import Finding
+from runner.spec.model import JobSpec
+
+BACKENDS = {
+    "trl": "runner.backends.trl.backend:TRLBackend",
+    "emulator": "emulator.backend:EmulatorBackend",
+}
+
+
+class Backend(Protocol):
+    """Generates and updates. Knows nothing of YAML, SQLite, the queue, or how rewards are run."""
+
+    def check(self, job: JobSpec) -> list[Finding]:
+        """What would stop this job on this machine, without loading weights. Empty when it can run."""
+        ...
+
+    def differences(self, job: JobSpec) -> list[Difference]:
+        """What the job asks for and this backend does not honour."""
+        ...
+
+    def train(self, job: JobSpec, run: Run) -> None:
+        """Runs from `run.resume_from` to `run.finish`. Raises `Stopped` never: it returns when told to stop."""
+        ...
+
+    def generate(self, job: JobSpec, at: Path | None, prompts: Sequence[str], n: int) -> list[list[Completion]]:
+        """n completions for each prompt text, from the checkpoint folder `at` or from the base model."""
+        ...
+
+
+def load_backend(name: str) -> Backend:
+    """The backend of that name. Imports torch and the like, as far as the backend needs them."""
+    module, _, attribute = BACKENDS[name].partition(":")
+    backend: Backend = getattr(import_module(module), attribute)()
+    return backend

@@ -1,0 +1,1 @@
+"""dataset → Examples: read, template, holdout, ids, checks."""

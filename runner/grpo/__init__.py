@@ -1,0 +1,1 @@
+"""One GRPO run, whatever the backend."""

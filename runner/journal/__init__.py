@@ -1,0 +1,1 @@
+"""What can happen in a run: typed events, append, read. A leaf."""

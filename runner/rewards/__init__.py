@@ -1,0 +1,1 @@
+"""Reward functions: contract, versions, the host of isolated workers."""

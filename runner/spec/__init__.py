@@ -1,0 +1,1 @@
+"""job.yaml → frozen JobSpec. The only reader of YAML."""

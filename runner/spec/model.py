@@ -1,0 +1,302 @@
+"""The job, typed: what `job.yaml` may say, and every default in force.
+
+Names inside `grpo:` are TRL's where TRL has the concept. Every value has its default here, never in TRL, which changes
+its own between minor versions. Sections are present or absent; there is no `enabled:`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, typos refused, no coercion of types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class Lora(Section):
+    """Train a LoRA adapter instead of all weights."""
+
+    rank: Count = 64
+    """Rank of the adapter's matrices."""
+    alpha: Positive = 64
+    """Scale: the adapter's output is multiplied by alpha / rank."""
+    dropout: Share = 0.0
+    """Dropout on the adapter's input."""
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    """Names of the layers that get an adapter."""
+
+
+class Dataset(Section):
+    """Where the prompts come from."""
+
+    path: str
+    """File beside the job (.jsonl, .json, .csv, .parquet), or a hub id with optional `@revision`."""
+    prompt: str | None = None
+    """Template over the columns, as in "Make {target} from {nums}". Unset: the column named `prompt`."""
+    format: Literal["auto", "text", "chat"] = "auto"
+    """`text`: the prompt as it stands. `chat`: as messages through the model's chat template. `auto`: chat where the column holds messages, or `system` or `prefill` is set; else text."""  # noqa: E501
+    system: str | None = None
+    """System message put before the prompt (chat)."""
+    prefill: str | None = None
+    """Start of the assistant's turn that the model goes on from (chat)."""
+    holdout: Share = 0.0
+    """Share of the prompts kept for evaluation, chosen by a hash of the prompt. A column `split` (`train` / `evaluation`) decides where there is one."""  # noqa: E501
+    limit: Count | None = None
+    """Use only the first rows."""
+
+
+class Reward(Section):
+    """One reward function."""
+
+    fn: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_]\w*$")]
+    """`file.py:function`, relative to the job: `def function(prompt, completion, example) -> number | None | {"score": …}`."""  # noqa: E501
+    weight: float = 1.0
+    """Factor in the summed reward. 0: recorded, not optimised."""
+    trusted: bool = False
+    """The measure you really care about; alarms compare the others with it."""
+    timeout: Positive = 10.0
+    """Seconds one call may take before it is stopped and recorded as `timeout`."""
+    on_error: Literal["mask", "zero", "fail"] = "mask"
+    """A failed call: `mask` takes the completion out of its group, `zero` scores 0 (Predibase's rule), `fail` stops the run."""  # noqa: E501
+
+
+class Grpo(Section):
+    """The training itself. Names are TRL's (`GRPOConfig`) where TRL has the concept."""
+
+    steps: Count = 200
+    """Optimizer steps."""
+    prompts_per_step: Count = 8
+    """Prompts in one generation batch."""
+    num_generations: Annotated[int, Field(ge=2)] = 8
+    """Completions of each prompt: the group they are compared in."""
+    generate_every: Count = 1
+    """Generate for this many steps at once: the batch has `generate_every × prompts_per_step` prompts, each step trains on a random part of it."""  # noqa: E501
+    num_iterations: Count = 1
+    """Passes over each generation batch (μ in the paper)."""
+    max_completion_length: Count = 512
+    """Tokens a completion may have; then it is cut."""
+    temperature: NotNegative = 1.0
+    """Sampling temperature."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling; 1 is off."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Sample among the k most likely tokens; 0 is off."""
+    min_p: Share = 0.0
+    """Drop tokens less likely than this share of the most likely one; 0 is off."""
+    repetition_penalty: Positive = 1.0
+    """Above 1 discourages tokens that have appeared."""
+    learning_rate: Positive = 1e-6
+    """Peak learning rate. With LoRA 1e-5 is usual."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """Course of the learning rate after the warm-up."""
+    warmup_ratio: Share = 0.0
+    """Share of the steps in which the learning rate rises from 0."""
+    optim: str = "adamw_torch"
+    """Optimizer, by transformers' name."""
+    weight_decay: NotNegative = 0.0
+    """AdamW's weight decay."""
+    adam_beta1: Share = 0.9
+    """AdamW's first moment decay."""
+    adam_beta2: Share = 0.999
+    """AdamW's second moment decay."""
+    adam_epsilon: Positive = 1e-8
+    """AdamW's ε."""
+    max_grad_norm: Positive = 1.0
+    """Gradients are scaled down to this norm."""
+    beta: NotNegative = 0.0
+    """Weight of the KL divergence from the reference model; 0 needs no reference."""
+    epsilon: Positive = 0.2
+    """Clip range of the probability ratio, below."""
+    epsilon_high: Positive | None = None
+    """Clip range above; unset: as `epsilon`."""
+    delta: Positive | None = None
+    """Upper bound of the ratio in two-sided clipping (INTELLECT-2); unset: off."""
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"] = "dapo"
+    """How token losses are averaged."""
+    importance_sampling_level: Literal["token", "sequence"] = "token"
+    """`sequence` is GSPO."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """Spread that advantages are divided by."""
+    mask_truncated_completions: bool = False
+    """Leave cut completions out of the loss."""
+    micro_batch: Count | None = None
+    """Completions in one forward pass on the GPU. Unset: derived, and shown by `plan`."""
+    gradient_checkpointing: bool = True
+    """Trade time for memory in the backward pass."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type the weights are loaded in; `auto`: float32 on a CPU, bfloat16 on a GPU."""
+    vllm: bool = True
+    """Generate with vLLM where there is a GPU; else with transformers."""
+
+
+class Evaluation(Section):
+    """When and how held-out prompts are tried. Always at step 0 and at the end as well."""
+
+    every: Count | None = None
+    """Steps between evaluations; unset: only at the start and at the end."""
+    num_generations: Count = 1
+    """Completions of each held-out prompt."""
+    temperature: NotNegative = 0.0
+    """0 is greedy: the same model gives the same figure."""
+    limit: Count | None = None
+    """Use only the first held-out prompts."""
+
+
+class Checkpoints(Section):
+    """What is kept to resume and to use."""
+
+    every: Count = 50
+    """Steps between checkpoints; there is always one at the end and at a stop."""
+    keep: Count = 2
+    """The last this many stay on the disk."""
+
+
+class Condition(Section):
+    """A metric and the bound it has to keep."""
+
+    metric: str
+    """A metric's name, as `rewards/format/mean` or `eval/rewards/equation/mean`."""
+    at_least: float | None = None
+    """Lower bound."""
+    at_most: float | None = None
+    """Upper bound."""
+
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> Self:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError(f"{self.metric}: neither at_least nor at_most; give one")
+        return self
+
+
+class Expect(Condition):
+    """What must hold at the end; else exit code 3. Exactly one of a window or a rise may be asked."""
+
+    last: Count = 1
+    """The mean of the last this many recorded values is judged."""
+    rises_by: float | None = None
+    """Least rise of that mean over the mean of the first `last` values."""
+
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> Self:
+        if self.at_least is None and self.at_most is None and self.rises_by is None:
+            raise ValueError(f"{self.metric}: give at_least, at_most or rises_by")
+        return self
+
+
+class Stop(Condition):
+    """Ends the run early, as succeeded."""
+
+    for_: Annotated[int, Field(ge=1, alias="for")] = 1
+    """Number of consecutive recorded values that must hold."""
+
+
+class Limits(Section):
+    """Budgets. A run that hits one is checkpointed and ends as `timed_out`, exit code 4."""
+
+    max_duration: Annotated[str, Field(pattern=r"^\d+(s|m|h|d)$")] | None = None
+    """Wall time over all attempts: `90s`, `30m`, `12h`, `2d`."""
+    max_tokens: Count | None = None
+    """Generated tokens."""
+
+
+class Emulator(Section):
+    """What differs in miniature on a CPU, and what CI expects of it. Fields named as in `grpo:` override it."""
+
+    policy: Literal["lm", "replay"] = "lm"
+    """`lm`: a tiny language model. `replay`: a softmax policy over recorded completions, no torch."""
+    model: str | None = None
+    """`lm`: folder of a small Llama-type model to use instead of the shipped weights."""
+    completions: str | None = None
+    """`replay`: JSON lines with `prompt` and `completions`, or rows whose columns match the dataset's."""
+    threads: Count = 1
+    """CPU threads. The digest is promised for equal threads."""
+    steps: Count | None = None
+    """Overrides `grpo.steps`."""
+    prompts_per_step: Count | None = None
+    """Overrides `grpo.prompts_per_step`."""
+    num_generations: Annotated[int, Field(ge=2)] | None = None
+    """Overrides `grpo.num_generations`."""
+    max_completion_length: Count | None = None
+    """Overrides `grpo.max_completion_length`."""
+    learning_rate: Positive | None = None
+    """Overrides `grpo.learning_rate`."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] | None = None
+    """Overrides `grpo.lr_scheduler_type`."""
+    temperature: NotNegative | None = None
+    """Overrides `grpo.temperature`."""
+    beta: NotNegative | None = None
+    """Overrides `grpo.beta`."""
+    evaluate_every: Count | None = None
+    """Overrides `evaluation.every`."""
+    checkpoint_every: Count | None = None
+    """Overrides `checkpoints.every`."""
+    expect: list[Expect] = []
+    """What an emulated run must reach; judged instead of the top-level `expect`."""
+
+
+class JobSpec(Section):
+    """One reinforcement fine-tuning job."""
+
+    name: Name | None = None
+    """Unset: the folder's (or the file's) name."""
+    model: str
+    """Hub id with optional `@revision`, or a folder beside the job."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Decides data order and sampling."""
+    lora: Lora | None = None
+    """Absent: all weights are trained."""
+    dataset: Dataset
+    rewards: Annotated[dict[Name, Reward], Field(min_length=1)]
+    """Reward functions by name; the name stands in metrics, graphs and tables."""
+    grpo: Grpo = Grpo()
+    evaluation: Evaluation = Evaluation()
+    """Held-out prompts are tried where the dataset has any (`dataset.holdout`, or a `split` column)."""
+    checkpoints: Checkpoints = Checkpoints()
+    stop: Stop | None = None
+    expect: list[Expect] = []
+    """What a real run must reach at its end; else exit code 3."""
+    emulator: Emulator = Emulator()
+    limits: Limits = Limits()
+    priority: int = 0
+    """Higher goes first in the queue."""
+    labels: dict[str, str] = {}
+    """Shown with the run; no meaning to us."""
+
+    @model_validator(mode="after")
+    def _something_is_optimised(self) -> Self:
+        if all(reward.weight == 0 for reward in self.rewards.values()):
+            raise ValueError("rewards: every weight is 0, so nothing would be learnt; give one a weight")
+        return self
+
+
+LIVE_FIELDS = frozenset({"rewards", "priority", "limits", "labels"})
+"""Fields whose change makes no new revision: they act on the run that is there."""
+
+EMULATOR_OVERRIDES: dict[str, tuple[str, str]] = {
+    "steps": ("grpo", "steps"),
+    "prompts_per_step": ("grpo", "prompts_per_step"),
+    "num_generations": ("grpo", "num_generations"),
+    "max_completion_length": ("grpo", "max_completion_length"),
+    "learning_rate": ("grpo", "learning_rate"),
+    "lr_scheduler_type": ("grpo", "lr_scheduler_type"),
+    "temperature": ("grpo", "temperature"),
+    "beta": ("grpo", "beta"),
+    "evaluate_every": ("evaluation", "every"),
+    "checkpoint_every": ("checkpoints", "every"),
+}
+"""`emulator.<key>` → the (section, field) it overrides."""
+
+
+def dump(job: JobSpec) -> dict[str, Any]:
+    """The job as plain JSON values, every default written out, under the names of `job.yaml`."""
+    return job.model_dump(mode="json", by_alias=True)
