@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,9 @@ class Finding:
     line: int = 0
     """From 1; 0 where there is none."""
     column: int = 0
+    """In characters, from 1; 0 where there is none."""
+    excerpt: str = ""
+    """The source line the place is in."""
     severity: Literal["error", "warning"] = "error"
 
 
@@ -32,3 +35,36 @@ class JobError(ValueError):
     def __init__(self, findings: Sequence[Finding]) -> None:
         self.findings = tuple(findings)
         super().__init__("\n".join(f"{f.file}:{f.line}: {f.message} {f.hint}".strip() for f in self.findings))
+
+
+def render(findings: Iterable[Finding]) -> str:
+    """The findings as plain text for a terminal or a log: place, message, source line, caret, way out."""
+    return "\n".join(_render(finding) for finding in findings)
+
+
+def _render(finding: Finding) -> str:
+    place = ":".join(str(part) for part in (finding.file, finding.line, finding.column) if part)
+    head = ": ".join(
+        part for part in (place, f"{finding.severity}[{finding.code}]" + (f" {finding.field}" if finding.field else ""))
+        if part
+    )
+    lines = [_printable(f"{head}: {finding.message}")]
+    if finding.excerpt:
+        shown, caret = _window(finding.excerpt, max(finding.column, 1) - 1)
+        lines += [f"{finding.line:>5} |   {shown}", f"      |   {' ' * caret}^ {_printable(finding.hint)}".rstrip()]
+    elif finding.hint:
+        lines.append(f"        {_printable(finding.hint)}")
+    return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    """Control and direction characters from a job file or a data set must not reach the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] if c.isascii() else f"\\u{ord(c):04x}" for c in text)
+
+
+def _window(line: str, caret: int, width: int = 100) -> tuple[str, int]:
+    """At most `width` characters of the line around the caret, one column per character; the caret's new place."""
+    start = max(0, caret - width + 20)
+    shown = "".join(c if c.isprintable() else " " if c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in line)
+    cut = shown[start : start + width].rstrip()
+    return ("…" + cut[1:] if start else cut), caret - start

@@ -6,21 +6,49 @@ its own between minor versions. Sections are present or absent; there is no `ena
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Problem(NamedTuple):
+    """What is well-formed and still makes no sense; `field` is relative to where it was found."""
+
+    field: str
+    message: str
+    hint: str
+
+
+def nonsense(*problems: Problem) -> PydanticCustomError:
+    """The error a validator raises for meaning; becomes one finding of code `semantic` per problem."""
+    return PydanticCustomError("semantic", "{text}", {"text": problems[0].message, "problems": problems})
 
 
 class Section(BaseModel):
     """Base of every section: frozen, typos refused, no coercion of types."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Lora(Section):
@@ -28,20 +56,20 @@ class Lora(Section):
 
     rank: Count = 64
     """Rank of the adapter's matrices."""
-    alpha: Positive = 64
+    alpha: Positive = 64.0
     """Scale: the adapter's output is multiplied by alpha / rank."""
     dropout: Share = 0.0
     """Dropout on the adapter's input."""
-    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    target_modules: Literal["all-linear"] | Annotated[list[Text], Field(min_length=1)] = "all-linear"
     """Names of the layers that get an adapter."""
 
 
 class Dataset(Section):
     """Where the prompts come from."""
 
-    path: str
-    """File beside the job (.jsonl, .json, .csv, .parquet), or a hub id with optional `@revision`."""
-    prompt: str | None = None
+    path: Text
+    """File beside the job (.jsonl, .json, .csv, .parquet), or a hub id with optional `:config` and `@revision`."""
+    prompt: Text | None = None
     """Template over the columns, as in "Make {target} from {nums}". Unset: the column named `prompt`."""
     format: Literal["auto", "text", "chat"] = "auto"
     """`text`: the prompt as it stands. `chat`: as messages through the model's chat template. `auto`: chat where the column holds messages, or `system` or `prefill` is set; else text."""  # noqa: E501
@@ -54,11 +82,20 @@ class Dataset(Section):
     limit: Count | None = None
     """Use only the first rows."""
 
+    @model_validator(mode="after")
+    def _text_has_no_turns(self) -> Self:
+        turns = [name for name in ("system", "prefill") if getattr(self, name) is not None]
+        if self.format == "text" and turns:
+            raise nonsense(
+                *(Problem(name, "needs a chat prompt, and format is `text`", "write `format: chat`") for name in turns)
+            )
+        return self
+
 
 class Reward(Section):
     """One reward function."""
 
-    fn: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_]\w*$")]
+    fn: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*$")]
     """`file.py:function`, relative to the job: `def function(prompt, completion, example) -> number | None | {"score": …}`."""  # noqa: E501
     weight: float = 1.0
     """Factor in the summed reward. 0: recorded, not optimised."""
@@ -85,7 +122,7 @@ class Grpo(Section):
     """Passes over each generation batch (μ in the paper)."""
     max_completion_length: Count = 512
     """Tokens a completion may have; then it is cut."""
-    temperature: NotNegative = 1.0
+    temperature: Positive = 1.0
     """Sampling temperature."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus sampling; 1 is off."""
@@ -101,7 +138,7 @@ class Grpo(Section):
     """Course of the learning rate after the warm-up."""
     warmup_ratio: Share = 0.0
     """Share of the steps in which the learning rate rises from 0."""
-    optim: str = "adamw_torch"
+    optim: Text = "adamw_torch"
     """Optimizer, by transformers' name."""
     weight_decay: NotNegative = 0.0
     """AdamW's weight decay."""
@@ -164,7 +201,7 @@ class Checkpoints(Section):
 class Condition(Section):
     """A metric and the bound it has to keep."""
 
-    metric: str
+    metric: Text
     """A metric's name, as `rewards/format/mean` or `eval/rewards/equation/mean`."""
     at_least: float | None = None
     """Lower bound."""
@@ -173,24 +210,27 @@ class Condition(Section):
 
     @model_validator(mode="after")
     def _has_a_bound(self) -> Self:
-        if self.at_least is None and self.at_most is None:
-            raise ValueError(f"{self.metric}: neither at_least nor at_most; give one")
+        if not self.is_bounded():
+            raise nonsense(Problem("", f"{self.metric} has no bound to keep", "give `at_least` or `at_most`"))
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            message = f"at_least {self.at_least:g} is above at_most {self.at_most:g}: no value can hold"
+            raise nonsense(Problem("at_least", message, "swap the two"))
         return self
+
+    def is_bounded(self) -> bool:
+        return self.at_least is not None or self.at_most is not None
 
 
 class Expect(Condition):
-    """What must hold at the end; else exit code 3. Exactly one of a window or a rise may be asked."""
+    """What must hold at the end; else exit code 3. Every bound given has to hold."""
 
     last: Count = 1
     """The mean of the last this many recorded values is judged."""
     rises_by: float | None = None
     """Least rise of that mean over the mean of the first `last` values."""
 
-    @model_validator(mode="after")
-    def _has_a_bound(self) -> Self:
-        if self.at_least is None and self.at_most is None and self.rises_by is None:
-            raise ValueError(f"{self.metric}: give at_least, at_most or rises_by")
-        return self
+    def is_bounded(self) -> bool:
+        return super().is_bounded() or self.rises_by is not None
 
 
 class Stop(Condition):
@@ -203,7 +243,7 @@ class Stop(Condition):
 class Limits(Section):
     """Budgets. A run that hits one is checkpointed and ends as `timed_out`, exit code 4."""
 
-    max_duration: Annotated[str, Field(pattern=r"^\d+(s|m|h|d)$")] | None = None
+    max_duration: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}(s|m|h|d)$")] | None = None
     """Wall time over all attempts: `90s`, `30m`, `12h`, `2d`."""
     max_tokens: Count | None = None
     """Generated tokens."""
@@ -214,9 +254,9 @@ class Emulator(Section):
 
     policy: Literal["lm", "replay"] = "lm"
     """`lm`: a tiny language model. `replay`: a softmax policy over recorded completions, no torch."""
-    model: str | None = None
+    model: Text | None = None
     """`lm`: folder of a small Llama-type model to use instead of the shipped weights."""
-    completions: str | None = None
+    completions: Text | None = None
     """`replay`: JSON lines with `prompt` and `completions`, or rows whose columns match the dataset's."""
     threads: Count = 1
     """CPU threads. The digest is promised for equal threads."""
@@ -232,7 +272,7 @@ class Emulator(Section):
     """Overrides `grpo.learning_rate`."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] | None = None
     """Overrides `grpo.lr_scheduler_type`."""
-    temperature: NotNegative | None = None
+    temperature: Positive | None = None
     """Overrides `grpo.temperature`."""
     beta: NotNegative | None = None
     """Overrides `grpo.beta`."""
@@ -243,40 +283,91 @@ class Emulator(Section):
     expect: list[Expect] = []
     """What an emulated run must reach; judged instead of the top-level `expect`."""
 
+    @model_validator(mode="after")
+    def _replay_has_completions(self) -> Self:
+        if self.policy == "replay" and self.completions is None:
+            hint = "give `completions:`, a file of recorded completions"
+            raise nonsense(Problem("policy", "`replay` needs completions to replay", hint))
+        return self
+
+
+_REWARD_METRIC = re.compile(r"(?:eval/)?rewards/([^/]+)/")
+
+
+def _metric_problems(value: Stop | Emulator | list[Expect] | None, rewards: Mapping[str, Reward]) -> list[Problem]:
+    match value:
+        case None:
+            named: list[tuple[str, Condition]] = []
+        case Stop():
+            named = [("metric", value)]
+        case Emulator():
+            named = [(f"expect.{i}.metric", item) for i, item in enumerate(value.expect)]
+        case list():
+            named = [(f"{i}.metric", item) for i, item in enumerate(value)]
+    return [problem for field, item in named for problem in _metric_problem(field, item.metric, rewards)]
+
+
+def _metric_problem(field: str, metric: str, rewards: Mapping[str, Reward]) -> list[Problem]:
+    match = _REWARD_METRIC.match(metric)
+    if match is None or match[1] in rewards:
+        return []
+    near = difflib.get_close_matches(match[1], rewards, n=1)
+    hint = f"did you mean `{metric.replace(match[1], near[0], 1)}`?" if near else f"rewards: {', '.join(rewards)}"
+    return [Problem(field, f"{metric}: there is no reward named `{match[1]}`", hint)]
+
+
+def _something_is_optimised(rewards: dict[str, Reward]) -> dict[str, Reward]:
+    if all(reward.weight == 0 for reward in rewards.values()):
+        raise nonsense(Problem("", "every weight is 0, so nothing would be learnt", "give one reward a weight"))
+    return rewards
+
 
 class JobSpec(Section):
     """One reinforcement fine-tuning job."""
 
     name: Name | None = None
     """Unset: the folder's (or the file's) name."""
-    model: str
+    model: Text
     """Hub id with optional `@revision`, or a folder beside the job."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Decides data order and sampling."""
     lora: Lora | None = None
     """Absent: all weights are trained."""
     dataset: Dataset
-    rewards: Annotated[dict[Name, Reward], Field(min_length=1)]
+    """Where the prompts come from."""
+    rewards: Annotated[
+        dict[Name, Reward],
+        Field(min_length=1, json_schema_extra={"additionalProperties": False}),
+        AfterValidator(_something_is_optimised),
+    ]
     """Reward functions by name; the name stands in metrics, graphs and tables."""
     grpo: Grpo = Grpo()
+    """The training itself. Names are TRL's (`GRPOConfig`) where TRL has the concept."""
     evaluation: Evaluation = Evaluation()
     """Held-out prompts are tried where the dataset has any (`dataset.holdout`, or a `split` column)."""
     checkpoints: Checkpoints = Checkpoints()
+    """What is kept to resume and to use."""
     stop: Stop | None = None
+    """Ends the run early, as succeeded."""
     expect: list[Expect] = []
     """What a real run must reach at its end; else exit code 3."""
     emulator: Emulator = Emulator()
+    """What differs in miniature on a CPU, and what CI expects of it."""
     limits: Limits = Limits()
+    """Budgets. A run that hits one is checkpointed and ends as `timed_out`, exit code 4."""
     priority: int = 0
     """Higher goes first in the queue."""
     labels: dict[str, str] = {}
     """Shown with the run; no meaning to us."""
 
-    @model_validator(mode="after")
-    def _something_is_optimised(self) -> Self:
-        if all(reward.weight == 0 for reward in self.rewards.values()):
-            raise ValueError("rewards: every weight is 0, so nothing would be learnt; give one a weight")
-        return self
+    @field_validator("stop", "expect", "emulator")
+    @classmethod
+    def _metrics_are_of_this_job(cls, value: Any, info: ValidationInfo) -> Any:
+        rewards = info.data.get("rewards")  # absent when it is itself at fault
+        problems = [problem for problem in _metric_problems(value, rewards or {}) if rewards]
+        if problems:
+            raise nonsense(*problems)
+        return value
 
 
 LIVE_FIELDS = frozenset({"rewards", "priority", "limits", "labels"})

@@ -1,0 +1,198 @@
+"""Draws completions: one pass over each prompt, then one token at a time against a static cache of keys and values.
+
+Every completion has a seed of its own and nothing else is random: token t of seed s is decided by one uniform number
+that is a hash of (s, t). So there is no generator state, and a completion does not depend on what else is in the batch
+(but for the rounding of the matrix products, whose order of summation depends on the number of rows).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emulator.lm.batch import Prompts, read_prompts
+from emulator.lm.model import KeyValue, Llama
+from emulator.policy import Sampling
+
+ROWS = 256
+"""Most completions drawn side by side: bounds the memory."""
+
+
+def generate(
+    model: Llama, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: Sampling, end: Set[int]
+) -> list[list[list[int]]]:
+    """Token ids [prompt][seed][token], the end token included where one was drawn. `end`: ids that end a completion."""
+    result: list[list[list[int]]] = []
+    for chunk in _chunks([len(row) for row in seeds]):
+        flat = _generate(model, prompts[chunk], seeds[chunk], sampling, end)
+        for row in seeds[chunk]:
+            result.append(flat[: len(row)])
+            flat = flat[len(row) :]
+    return result
+
+
+def _chunks(sizes: Sequence[int]) -> list[slice]:
+    """Runs of whole groups with at most `ROWS` completions each (a larger group stands alone)."""
+    chunks: list[slice] = []
+    start = rows = 0
+    for i, size in enumerate(sizes):
+        if i > start and rows + size > ROWS:
+            chunks.append(slice(start, i))
+            start, rows = i, 0
+        rows += size
+    return [*chunks, slice(start, len(sizes))] if sizes else []
+
+
+@torch.inference_mode()
+def _generate(
+    model: Llama, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: Sampling, end: Set[int]
+) -> list[list[int]]:
+    padded = Prompts.pad(prompts)
+    owner = torch.tensor([i for i, row in enumerate(seeds) for _ in row])
+    layers, last = read_prompts(model, padded)
+    cache = Cache.behind(layers, padded, owner, sampling.max_completion_length)
+    draw = Draw(sampling, np.array([seed for row in seeds for seed in row], dtype=np.uint64))
+    seen = _seen(padded, owner, model.config.vocab_size) if sampling.repetition_penalty != 1.0 else None
+    ends = torch.tensor(sorted(end), dtype=torch.int64)
+    drawn: list[list[int]] = [[] for _ in owner]
+    rows = torch.arange(len(owner))
+    """The completion that each row of the cache belongs to: rows that have ended are dropped now and then."""
+    alive = torch.ones(len(owner), dtype=torch.bool)
+    hidden = last.index_select(0, owner).unsqueeze(1)
+    for position in range(sampling.max_completion_length):
+        tokens = draw(model.logits(hidden[:, 0]), rows, position, seen)
+        for row, token, goes_on in zip(rows.tolist(), tokens.tolist(), alive.tolist(), strict=True):
+            if goes_on:
+                drawn[row].append(token)
+        alive &= ~torch.isin(tokens, ends)
+        left = int(alive.sum())
+        if left == 0 or position + 1 == sampling.max_completion_length:
+            break
+        if left <= 0.75 * len(rows):
+            keep = alive.nonzero().squeeze(1)
+            rows, tokens, alive = rows[keep], tokens[keep], alive[keep]
+            seen = None if seen is None else seen[keep]
+            cache.keep(keep)
+        if seen is not None:
+            seen.scatter_(1, tokens.unsqueeze(1), True)
+        hidden = model(tokens.unsqueeze(1), cache.positions(), cache.mask(), cache)
+    return drawn
+
+
+class Cache:
+    """Static memory: room for every position from the start; each pass writes one more. One row a completion."""
+
+    def __init__(self, layers: list[KeyValue], mask: Tensor, lengths: Tensor, used: int) -> None:
+        self._layers, self._mask, self._lengths = layers, mask, lengths
+        self._used = self._start = used
+
+    @staticmethod
+    def behind(layers: list[KeyValue], prompts: Prompts, owner: Tensor, room: int) -> Cache:
+        """A cache that begins with each completion's prompt and has `room` for its tokens."""
+        used = prompts.ids.shape[1]
+        real = prompts.real.index_select(0, owner)
+        mask = torch.zeros(len(owner), 1, 1, used + room)
+        mask[:, 0, 0, :used].masked_fill_(~real, float("-inf"))
+        wide = [(_with_room(key, owner, room), _with_room(value, owner, room)) for key, value in layers]
+        return Cache(wide, mask, real.sum(1, keepdim=True), used)
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> KeyValue:
+        keys, values = self._layers[layer]
+        keys[:, :, self._used : self._used + 1] = key
+        values[:, :, self._used : self._used + 1] = value
+        end = self._used + 1
+        if layer + 1 == len(self._layers):
+            self._used = end
+        return keys[:, :, :end], values[:, :, :end]
+
+    def positions(self) -> Tensor:
+        return self._lengths + (self._used - self._start)
+
+    def mask(self) -> Tensor:
+        return self._mask[..., : self._used + 1]
+
+    def keep(self, rows: Tensor) -> None:
+        self._layers = [(key.index_select(0, rows), value.index_select(0, rows)) for key, value in self._layers]
+        self._mask, self._lengths = self._mask[rows], self._lengths[rows]
+
+
+def _with_room(prompt: Tensor, owner: Tensor, room: int) -> Tensor:
+    _, heads, length, size = prompt.shape
+    wide = prompt.new_zeros(len(owner), heads, length + room, size)
+    wide[:, :, :length] = prompt.index_select(0, owner)
+    return wide
+
+
+def _seen(prompts: Prompts, owner: Tensor, vocab_size: int) -> Tensor:
+    """Which tokens a prompt has, for the repetition penalty. [N, vocabulary]"""
+    seen = torch.zeros(len(prompts.ids), vocab_size, dtype=torch.bool)
+    for row, ids, real in zip(seen, prompts.ids, prompts.real, strict=True):
+        row[ids[real]] = True
+    return seen.index_select(0, owner)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Chooses the next token of every row: filters in transformers' order, then inverse transform sampling."""
+
+    sampling: Sampling
+    seeds: np.ndarray[tuple[int], np.dtype[np.uint64]]
+
+    def __call__(self, logits: Tensor, rows: Tensor, position: int, seen: Tensor | None) -> Tensor:
+        """Tokens [rows] from logits [rows, vocabulary]."""
+        if seen is not None:
+            logits = _penalize(logits, seen, self.sampling.repetition_penalty)
+        if self.sampling.temperature == 0:
+            return logits.argmax(-1)
+        return choose(_filter(logits / self.sampling.temperature, self.sampling), self._uniform(rows, position))
+
+    def _uniform(self, rows: Tensor, position: int) -> Tensor:
+        return torch.from_numpy(uniform(self.seeds[rows.numpy()], position))
+
+
+def uniform(
+    seeds: np.ndarray[tuple[int], np.dtype[np.uint64]], position: int
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """One number in [0, 1) for each seed: output `position` of SplitMix64 (Steele et al. 2014) started at the seed."""
+    with np.errstate(over="ignore"):
+        z = seeds + np.uint64((position + 1) * 0x9E3779B97F4A7C15 % 2**64)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def choose(logits: Tensor, u: Tensor) -> Tensor:
+    """The token at which the cumulated probability passes u [rows]. Never one of probability 0."""
+    cumulated = logits.softmax(-1).double().cumsum(-1)
+    return torch.searchsorted(cumulated, (u * cumulated[:, -1]).unsqueeze(1), right=True).squeeze(1)
+
+
+def _penalize(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Repetition penalty (Keskar et al. 2019), as transformers: seen tokens' logits move down by the factor."""
+    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+
+
+def _filter(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Logits with -inf where top_k, top_p or min_p leaves a token out, in this order."""
+    if 0 < sampling.top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[:, -1:], float("-inf"))
+    if sampling.top_p < 1.0:
+        logits = _nucleus(logits, sampling.top_p)
+    if sampling.min_p > 0.0:
+        probabilities = logits.softmax(-1)
+        least = sampling.min_p * probabilities.amax(-1, keepdim=True)
+        logits = logits.masked_fill(probabilities < least, float("-inf"))
+    return logits
+
+
+def _nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """Keeps the smallest set of most likely tokens whose probabilities sum to at least top_p (Holtzman et al. 2020)."""
+    ordered, order = logits.sort(-1, descending=True)
+    probabilities = ordered.softmax(-1)
+    beyond = probabilities.cumsum(-1) - probabilities >= top_p
+    return logits.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), float("-inf"))

@@ -1,0 +1,1 @@
+"""Declarative reinforcement fine-tuning with GRPO."""

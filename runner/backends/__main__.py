@@ -1,0 +1,138 @@
+"""The trainer process: `python -m runner.backends RUN_FOLDER ATTEMPT`, started by the supervisor.
+
+Reads the run folder, starts the reward workers before anything heavy is imported, trains, and leaves its last word in
+the journal. The one place where an exception becomes a reason.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from runner.backends import load_backend
+from runner.data.load import load_examples
+from runner.grpo.guards import RewardFailure
+from runner.grpo.inputs import Inputs, read_inputs
+from runner.grpo.run import Run
+from runner.grpo.types import Reason
+from runner.journal import events
+from runner.journal.folder import RunFolder
+from runner.journal.log import Journal
+from runner.journal.states import exit_code
+from runner.rewards.host import RewardHost, RewardLoadError
+from runner.spec.errors import JobError
+
+
+class Unfit(Exception):
+    """The machine can't run this job."""
+
+
+def main() -> int:
+    _die_with_parent()
+    folder, attempt = RunFolder(Path(sys.argv[1])), int(sys.argv[2])
+    stop = _stop_flag()
+    journal = Journal(folder.journal(attempt))
+    last = Last()
+    try:
+        reason, detail = _train(folder, attempt, journal, stop, last)
+    except Exception as error:
+        traceback.print_exc()
+        reason, detail = _classify(error)
+    try:
+        journal.append(events.AttemptEnded(step=last.step, reason=reason, detail=detail))
+    except OSError:
+        traceback.print_exc()
+    return exit_code(reason)
+
+
+class Last:
+    """The last finished step, for the last word."""
+
+    step = 0
+
+
+def _train(folder: RunFolder, attempt: int, journal: Journal, stop: list[int], last: Last) -> tuple[Reason, str]:
+    inputs = read_inputs(folder)
+    with RewardHost(inputs.rewards, seed=inputs.job.seed) as host:
+        data = load_examples(inputs.job, inputs.data_folder)
+        run = Run(
+            job=inputs.job,
+            folder=folder.path,
+            train=data.train,
+            held_out=data.eval,
+            scorer=host,
+            journal=journal,
+            stop_requested=lambda: bool(stop),
+            emulated=inputs.emulated,
+        )
+        backend = load_backend(inputs.backend)
+        _announce(run, host, inputs, [*inputs.differences, *backend.differences(inputs.job)], attempt, journal)
+        findings = backend.check(inputs.job)
+        if findings:
+            raise Unfit("\n".join(f"{finding.message} {finding.hint}".strip() for finding in findings))
+        try:
+            backend.train(inputs.job, run)
+        finally:
+            last.step = run.step
+        return run.finish()
+
+
+def _announce(
+    run: Run, host: RewardHost, inputs: Inputs, differences: list[events.Difference], attempt: int, journal: Journal
+) -> None:
+    resumed = run.step if run.resume_from else None
+    journal.append(
+        events.AttemptStarted(
+            attempt=attempt, resumed_step=resumed, backend=inputs.backend, emulated=inputs.emulated, pid=os.getpid()
+        )
+    )
+    if resumed is None:
+        journal.append(events.VersionChanged(version=host.version, number=1, state="active", first_step=0))
+        if differences:
+            journal.append(events.DifferencesFound(items=differences))
+
+
+def _classify(error: Exception) -> tuple[Reason, str]:
+    """The reason of an ending by exception, and what a person is told."""
+    text = str(error) or type(error).__name__
+    match error:
+        case RewardFailure() | RewardLoadError():
+            return Reason.REWARD_ERROR, text
+        case Unfit():
+            return Reason.ENVIRONMENT, text
+        case JobError():
+            return Reason.INVALID, text
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return Reason.DISK_FULL, text
+        case MemoryError():
+            return Reason.OUT_OF_MEMORY, text
+        case _ if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            return Reason.OUT_OF_MEMORY, text
+        case _:
+            return Reason.INTERNAL, f"{type(error).__name__}: {text}"
+
+
+def _stop_flag() -> list[int]:
+    """Fills when a stop is asked for; the run looks at it after each step."""
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda signum, frame: asked.append(signum))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return asked
+
+
+def _die_with_parent() -> None:
+    """Linux: a killed supervisor takes its trainer along, so that no run trains unseen."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() == 1:
+            sys.exit("the supervisor is gone")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

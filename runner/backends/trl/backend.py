@@ -1,0 +1,127 @@
+"""Trains with TRL. This module imports neither torch nor TRL until it has to, so that `check` works without them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from runner.backends.trl.model import device
+from runner.backends.trl.settings import batching
+from runner.grpo.run import Run
+from runner.grpo.types import Completion
+from runner.journal.events import Difference
+from runner.spec.errors import Finding
+from runner.spec.model import JobSpec
+
+NEEDED = {
+    "torch": ((2, 11), (3, 0)),
+    "transformers": ((5, 10), (6, 0)),
+    "accelerate": ((1, 12), (2, 0)),
+    "peft": ((0, 17), (1, 0)),
+    "trl": ((1, 16), (2, 0)),
+}
+"""Package → first version that fits, first that does not."""
+
+
+class TRLBackend:
+    """`Backend` over TRL's GRPOTrainer: on the GPU, or on the CPU where `RUNNER_DEVICE=cpu` insists."""
+
+    def check(self, job: JobSpec) -> list[Finding]:
+        return _packages() or [*_device(job), *_job(job)]
+
+    def differences(self, job: JobSpec) -> list[Difference]:
+        return []
+
+    def train(self, job: JobSpec, run: Run) -> None:
+        first = run.begin()
+        if first.stop is not None and not first.evaluate:
+            return
+        _quieten()
+        from runner.backends.trl.build import build
+        from runner.backends.trl.reporter import Ended
+
+        with TemporaryDirectory(prefix="runner-trl-") as scratch:
+            trainer = build(job, run, first, device() or "cpu", Path(scratch))
+            try:
+                trainer.train(resume_from_checkpoint=str(run.resume_from) if run.resume_from else None)
+            except Ended:
+                trainer.save_if_asked()
+
+    def generate(self, job: JobSpec, at: Path | None, prompts: Sequence[str], n: int) -> list[list[Completion]]:
+        _quieten()
+        from runner.backends.trl.generate import generate
+
+        return generate(job, at, prompts, n, device() or "cpu")
+
+
+def _packages() -> list[Finding]:
+    return [finding for name in NEEDED for finding in _package(name)]
+
+
+def _package(name: str) -> list[Finding]:
+    first, beyond = NEEDED[name]
+    wanted = f"{name} >={_dotted(first)},<{_dotted(beyond)}"
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        return [_unfit(f"the package {name} is not installed", f"install the extra `gpu` or `trl` ({wanted})")]
+    if not first <= _numbers(found) < beyond:
+        return [_unfit(f"{name} is {found}, which does not fit", f"install {wanted}")]
+    return []
+
+
+def _numbers(text: str) -> tuple[int, int]:
+    major, minor, *_ = text.split(".")
+    return int(major), int(minor)
+
+
+def _dotted(numbers: tuple[int, int]) -> str:
+    return ".".join(map(str, numbers))
+
+
+def _device(job: JobSpec) -> list[Finding]:
+    found = device()
+    if found is None:
+        return [_unfit("no GPU", "use `runner emulate`, or `--device cpu` to insist")]
+    if found == "cuda" and job.grpo.vllm and find_spec("vllm") is None:
+        return [_unfit("vllm is not installed", "install the extra `gpu`, or set grpo.vllm: false")]
+    return []
+
+
+def _job(job: JobSpec) -> list[Finding]:
+    """What this backend can't do though the job is well formed."""
+    if job.grpo.temperature == 0:
+        return [
+            Finding(
+                code="semantic",
+                field="grpo.temperature",
+                message="temperature is 0, so all completions of a group are equal and nothing is learnt",
+                hint="use 1.0; evaluation.temperature may be 0",
+            )
+        ]
+    try:
+        batching(job.grpo)
+    except ValueError as error:
+        return [Finding(code="semantic", field="grpo.micro_batch", message=str(error))]
+    return []
+
+
+def _unfit(message: str, hint: str) -> Finding:
+    return Finding(code="environment", message=message, hint=hint)
+
+
+def _quieten() -> None:
+    """Before transformers and TRL are imported: no pings to a hub, and no completions in the log."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL pings at every construction of a trainer
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("trl.trainer.grpo_trainer").addFilter(_says_nothing_of_completions)
+
+
+def _says_nothing_of_completions(record: logging.LogRecord) -> bool:
+    """TRL warns of a row without any reward and dumps the completion; it is in the journal already."""
+    return not record.getMessage().startswith("All reward functions returned None")

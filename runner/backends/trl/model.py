@@ -1,0 +1,74 @@
+"""Loading what the job names: model id and revision, dtype, tokenizer, and the text a prompt becomes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from runner.data.examples import Example
+from runner.spec.model import JobSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Device = Literal["cpu", "cuda"]
+
+
+def device() -> Device | None:
+    """`cpu` where RUNNER_DEVICE insists on it, else the GPU, else None."""
+    if os.environ.get("RUNNER_DEVICE") == "cpu":
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else None
+
+
+def model_and_revision(name: str) -> tuple[str, str | None]:
+    """A folder as it stands; a hub id may carry `@revision`."""
+    if Path(name).is_dir():
+        return name, None
+    model, _, revision = name.partition("@")
+    return model, revision or None
+
+
+def load_values(job: JobSpec, device: Device) -> dict[str, Any]:
+    """Keyword arguments of `from_pretrained`, for the policy and for the reference."""
+    _, revision = model_and_revision(job.model)
+    dtype = job.grpo.dtype
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else "bfloat16"
+    return {"dtype": dtype} | ({"revision": revision} if revision else {})
+
+
+def load_tokenizer(job: JobSpec) -> PreTrainedTokenizerBase:
+    """Left-padding, as generation needs; the pad token is the end token where the model has none."""
+    from transformers import AutoTokenizer
+
+    model, revision = model_and_revision(job.model)
+    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision or "main", padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def is_chat(example: Example) -> bool:
+    return isinstance(example.prompt, list)
+
+
+def prompt_text(tokenizer: PreTrainedTokenizerBase, example: Example) -> str:
+    """The exact text the model sees. Messages go through the chat template; a prefilled assistant turn stays open."""
+    if isinstance(example.prompt, str):
+        return example.prompt
+    messages = cast(list[dict[str, str]], example.prompt)
+    prefilled = messages[-1]["role"] == "assistant"
+    return str(
+        tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=not prefilled, continue_final_message=prefilled
+        )
+    )
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, chat: bool) -> list[list[int]]:
+    """Rendered chat text has its special tokens already; plain text gets those the tokenizer adds."""
+    return tokenizer(texts, add_special_tokens=not chat)["input_ids"]

@@ -1,0 +1,255 @@
+"""`GRPOTrainer` connected to a run: its order, its rewards, its checkpoints.
+
+Every override wraps `super()` and says why it is there. Written against TRL 1.16.0 and transformers 5.23.0.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+from transformers import GenerationConfig
+from trl import GRPOTrainer
+
+from runner.backends.trl.model import token_ids
+from runner.grpo.advantages import EPSILON
+from runner.grpo.run import Run
+from runner.grpo.types import Completion, Example, Group, Scored, Split
+
+STATE_FILE = "grpo_state.pt"
+TOLERANCE = 1e-3
+"""Largest difference of an advantage between TRL and us, beside float32 rounding."""
+
+
+class AdvantageMismatch(RuntimeError):
+    """TRL trained, or would have trained, on other advantages than the recorded ones: a defect, never the job's fault."""
+
+
+class OrderSampler(Sampler[int]):
+    """Row numbers in the run's order, laid out as TRL's `RepeatSampler` does: each prompt `generations` times, each
+    generation batch `repeats` times. One epoch for the whole run, because TRL's sampler replays the first epoch's order
+    when it resumes in a later one.
+    """
+
+    def __init__(self, batches: Sequence[Sequence[int]], generations: int, repeats: int) -> None:
+        self.batches = batches
+        self.generations = generations
+        self.repeats = repeats
+
+    def __len__(self) -> int:
+        return sum(len(batch) for batch in self.batches) * self.generations * self.repeats
+
+    def __iter__(self) -> Iterator[int]:
+        for batch in self.batches:
+            rows = list(chain.from_iterable(repeat(row, self.generations) for row in batch))
+            for _ in range(self.repeats):
+                yield from rows
+
+
+class Column:
+    """What TRL calls as a reward function: hands over one column of the scores that the run has just given.
+
+    TRL wants a sync callable with a `__name__`; weight-0 functions and failures never get here (see `Run.score`).
+    """
+
+    def __init__(self, name: str, values: list[float | None]) -> None:
+        self.__name__ = name
+        self._values = values
+
+    def __call__(self, **_: Any) -> list[float | None]:
+        return self._values
+
+
+class RunTrainer(GRPOTrainer):
+    """`GRPOTrainer` whose data order, rewards and checkpoints are the run's. One process."""
+
+    def __init__(
+        self, *, run: Run, examples: Mapping[int, Example], chat: bool, order: OrderSampler, **values: Any
+    ) -> None:
+        self.run = run
+        self.examples = examples
+        """Every example of the run, by id."""
+        self.chat = chat
+        self.order = order
+        self.figures: dict[str, float] = {}
+        """Metrics of the last batch that TRL does not log; taken by the reporter."""
+        self._scored: Scored | None = None
+        self._writing_to: Path | None = None
+        super().__init__(reward_funcs=[Column("none yet", [])], **values)
+
+    # Order
+
+    def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
+        """Not TRL's: the order is the run's, so that both backends see the same."""
+        return self.order
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
+        """Not TRL's, which shuffles: evaluation keeps the order given."""
+        return OrderSampler([range(len(eval_dataset))], self.num_generations_eval, 1)
+
+    # Generation and rewards
+
+    def _tokenize_prompts(self, prompts: list[str]) -> Any:
+        """Chat prompts come as rendered text (a prefilled turn can't be passed otherwise), so no second BOS."""
+        if not self.chat:
+            return super()._tokenize_prompts(prompts)
+        return token_ids(self.processing_class, prompts, chat=True), None, {}  # pyright: ignore[reportArgumentType]
+
+    def _generate(self, prompts: list[str]) -> Any:
+        """TRL logs no time of its phases."""
+        began = time.monotonic()
+        result = super()._generate(prompts)
+        self.figures["time/generate"] = time.monotonic() - began
+        return result
+
+    def _calculate_rewards(
+        self, inputs: Any, prompts: list[str], completions: list[str], completion_ids_list: list[list[int]]
+    ) -> torch.Tensor:
+        """Scores through the run first; TRL then finds the figures in its own place and does its own arithmetic.
+
+        The four parallel structures are replaced because a reward version may have other functions and weights.
+        """
+        split: Split = "train" if self.model.training else "eval"
+        groups = self._groups(inputs, completions, completion_ids_list, split)
+        scored = self.run.score(groups, step=self.state.global_step + (split == "train"), split=split)
+        self._scored = scored
+        self.reward_funcs = [
+            Column(name, [row[f] for row in scored.values]) for f, name in enumerate(scored.names)
+        ]
+        self.reward_func_names = list(scored.names)
+        self.reward_processing_classes = [None] * len(scored.names)
+        self.reward_weights = torch.tensor(scored.weights, dtype=torch.float32)
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+
+    def _groups(
+        self, rows: Sequence[Any], completions: Sequence[str], ids: Sequence[Sequence[int]], split: Split
+    ) -> list[Group]:
+        """The batch as groups. Equal prompts lie together, `num_generations` of them, in the order of the rows."""
+        ended = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        every = [
+            Completion(text=text, n_tokens=len(tokens), finish="eos" if tokens[-1] in ended else "length")
+            for text, tokens in zip(completions, ids, strict=True)
+        ]
+        size = self.num_generations if split == "train" else self.num_generations_eval
+        heads = rows[::size]
+        return [
+            Group(example=self.examples[head["example_id"]], prompt=head["prompt"], completions=group)
+            for head, group in zip(heads, _batched(every, size), strict=True)
+        ]
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        """Compares what TRL will train on with what the run has recorded, on every batch."""
+        output = super()._generate_and_score_completions(inputs)
+        if self.model.training:
+            assert self._scored is not None
+            self.figures["advantages_max_difference"] = check_advantages(
+                self._scored, output["advantages"].tolist(), self.state.global_step + 1
+            )
+        return output
+
+    # Evaluation
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL evaluates with the training temperature; the job has its own. Training does not notice an evaluation:
+        the generator's state is put back, and each evaluation starts from the job's seed.
+        """
+        with self._eval_sampling(self.run.job.evaluation.temperature), torch.random.fork_rng():
+            torch.manual_seed(self.run.job.seed)
+            return super().evaluate(*args, **kwargs)
+
+    @contextmanager
+    def _eval_sampling(self, temperature: float) -> Iterator[None]:
+        if self.use_vllm:
+            engine = self.vllm_generation
+            engine.temperature, before = temperature, engine.temperature
+            try:
+                yield
+            finally:
+                engine.temperature = before
+            return
+        before = self.generation_kwargs, self.generation_config
+        self.generation_kwargs = {**self.generation_kwargs, **_sampling(temperature)}
+        self.generation_config = GenerationConfig(**self.generation_kwargs, disable_compile=True)
+        try:
+            yield
+        finally:
+            self.generation_kwargs, self.generation_config = before
+
+    # Checkpoints
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """transformers writes to `<this>/checkpoint-<step>`; the run says where."""
+        return str(self._writing_to) if self._writing_to else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Into the run's temporary folder, so that a checkpoint is whole or not there; and with what TRL forgets: its
+        count of passes, and the generation batch it is in the middle of.
+        """
+        with self.run.checkpoint(self.state.global_step) as folder:
+            self._writing_to = folder
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._writing_to = None
+            _lift(folder / f"checkpoint-{self.state.global_step}")
+            torch.save({"_step": self._step, "_buffered_inputs": self._unfinished_batch()}, folder / STATE_FILE)
+
+    def save_if_asked(self) -> None:
+        if self.control.should_save:
+            self._save_checkpoint(self.model, trial=None)
+
+    def _unfinished_batch(self) -> Any:
+        passes = self.args.steps_per_generation * self.num_iterations
+        return self._buffered_inputs if self._step % passes else None
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """The last thing loaded before the first step: TRL's own state goes with it."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            state = torch.load(Path(checkpoint) / STATE_FILE, map_location=self.accelerator.device, weights_only=True)
+            self._step, self._buffered_inputs = state["_step"], state["_buffered_inputs"]
+
+
+def check_advantages(scored: Scored, theirs: Sequence[float], step: int) -> float:
+    """Largest difference between TRL's advantages and ours.
+
+    Raises AdvantageMismatch beyond TOLERANCE and what float32 can lose: four units in the last place of the largest
+    term of a reward's sum, divided by ε where a group has no spread.
+    """
+    largest = max(
+        (sum(abs(w * v) for w, v in zip(scored.weights, row, strict=True) if v is not None) for row in scored.values),
+        default=0.0,
+    )
+    allowed = TOLERANCE + 4 * torch.finfo(torch.float32).eps * largest / EPSILON
+    differences = [abs(a - b) for a, b in zip(scored.advantages, theirs, strict=True)]
+    worst = max(range(len(differences)), key=differences.__getitem__)
+    if not differences[worst] <= allowed:
+        raise AdvantageMismatch(
+            f"step {step}, completion {worst}: TRL's advantage is {theirs[worst]!r}, ours {scored.advantages[worst]!r} "
+            f"(reward {scored.rewards[worst]!r}, version {scored.version}); allowed difference {allowed:.2g}"
+        )
+    return differences[worst]
+
+
+def _sampling(temperature: float) -> dict[str, Any]:
+    if temperature > 0:
+        return {"temperature": temperature}
+    return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "min_p": None}
+
+
+def _lift(folder: Path) -> None:
+    """Moves the contents one level up."""
+    for path in folder.iterdir():
+        path.rename(folder.parent / path.name)
+    folder.rmdir()
+
+
+def _batched(completions: Sequence[Completion], size: int) -> Iterator[tuple[Completion, ...]]:
+    for start in range(0, len(completions), size):
+        yield tuple(completions[start : start + size])

@@ -1,0 +1,102 @@
+"""When a run ends before its last step: goals, budgets, divergence, rewards that fail too often."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from runner.grpo.types import Reason, Scored
+from runner.spec.model import Condition, Expect, Limits, Stop
+
+History = Mapping[str, Sequence[tuple[int, float]]]
+"""Metric → (step, value), oldest first."""
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+WORST_BATCH = 0.5
+"""Share of failed calls in one batch above which the run stops."""
+BAD_BATCH = 0.2
+BAD_BATCHES = 3
+"""Consecutive batches above BAD_BATCH after which the run stops."""
+
+
+class RewardFailure(Exception):
+    """Rewards failed in a way the job does not accept. The batch is recorded; the run ends as `reward_error`."""
+
+
+class Breaker:
+    """Stops a run whose rewards mostly fail: what is left would teach the model from few and biased scores."""
+
+    def __init__(self) -> None:
+        self._bad_batches = 0
+
+    def check(self, scored: Scored, fail_on: frozenset[str]) -> None:
+        """Raises RewardFailure for a failed call of a function in `fail_on`, or for too many failed calls."""
+        calls = [score for row in scored.scores for score in row if score.name in scored.names]
+        failed = [score for score in calls if score.outcome.is_error]
+        for score in failed:
+            if score.name in fail_on:
+                raise RewardFailure(f"{score.name}: {score.outcome} under on_error: fail\n{score.error or ''}")
+        share = len(failed) / len(calls)
+        self._bad_batches = self._bad_batches + 1 if share > BAD_BATCH else 0
+        if share > WORST_BATCH or self._bad_batches >= BAD_BATCHES:
+            worst = failed[0]
+            raise RewardFailure(
+                f"{share:.0%} of the reward calls of this batch failed; first: {worst.name}: {worst.outcome}\n"
+                f"{worst.error or ''}"
+            )
+
+
+def diverged(metrics: Mapping[str, float]) -> bool:
+    """Whether loss or gradient norm is NaN or infinite."""
+    return any(not math.isfinite(metrics.get(name, 0.0)) for name in ("loss", "grad_norm"))
+
+
+def over_budget(limits: Limits, seconds: float, tokens: int) -> Reason | None:
+    if limits.max_duration is not None and seconds >= duration(limits.max_duration):
+        return Reason.TIME_LIMIT
+    if limits.max_tokens is not None and tokens >= limits.max_tokens:
+        return Reason.TOKEN_LIMIT
+    return None
+
+
+def duration(text: str) -> int:
+    """Seconds of `90s`, `30m`, `12h`, `2d`."""
+    return int(text[:-1]) * UNITS[text[-1]]
+
+
+def goal_reached(stop: Stop | None, history: History) -> bool:
+    """Whether the last `for` values of the metric all keep the bound."""
+    if stop is None:
+        return False
+    last = [value for _, value in history.get(stop.metric, ())][-stop.for_ :]
+    return len(last) == stop.for_ and all(within(stop, value) for value in last)
+
+
+def within(condition: Condition, value: float) -> bool:
+    return (condition.at_least is None or value >= condition.at_least) and (
+        condition.at_most is None or value <= condition.at_most
+    )
+
+
+def unmet(expects: Sequence[Expect], history: History) -> list[str]:
+    """What was expected and did not come, in words. A metric that was never recorded is unmet."""
+    return [sentence for expect in expects for sentence in _judge(expect, history)]
+
+
+def _judge(expect: Expect, history: History) -> list[str]:
+    values = [value for _, value in history.get(expect.metric, ())]
+    if not values:
+        return [f"{expect.metric} was never recorded; recorded are: {', '.join(sorted(history)) or 'none'}"]
+    end = _mean(values[-expect.last :])
+    rise = end - _mean(values[: expect.last])
+    said: list[str] = []
+    if not within(expect, end):
+        bound = f"at least {expect.at_least}" if expect.at_least is not None else f"at most {expect.at_most}"
+        said.append(f"{expect.metric} is {end:.4g} at the end (mean of the last {expect.last}); expected {bound}")
+    if expect.rises_by is not None and rise < expect.rises_by:
+        said.append(f"{expect.metric} rose by {rise:.4g}; expected {expect.rises_by}")
+    return said
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)

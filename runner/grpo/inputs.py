@@ -1,0 +1,62 @@
+"""What a trainer reads from its run folder before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.journal.events import Difference
+from runner.journal.folder import RunFolder, read_json
+from runner.spec.errors import Finding, JobError
+from runner.spec.model import JobSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    job: JobSpec
+    """As the backend is to run it; paths in it are absolute."""
+    backend: str
+    emulated: bool
+    data_folder: Path
+    rewards: Path
+    """Bundle folder of the wanted reward version."""
+    differences: list[Difference]
+
+
+def read_inputs(folder: RunFolder) -> Inputs:
+    """Raises JobError when the folder is not a run's or its data has changed since the submission."""
+    run, spec = read_json(folder.run_json), read_json(folder.spec_json)
+    if run is None or spec is None:
+        raise JobError([Finding(code="run-folder", message=f"{folder.path} holds no run.json and spec.json.")])
+    job_folder = Path(run["job_folder"])
+    job = absolute_paths(JobSpec.model_validate(spec), folder.source, job_folder)
+    return Inputs(
+        job=job,
+        backend=run["backend"],
+        emulated=run["emulated"],
+        data_folder=job_folder,
+        rewards=folder.rewards / folder.wanted.read_text().strip(),
+        differences=[Difference(**item) for item in run["differences"]],
+    )
+
+
+def absolute_paths(job: JobSpec, *folders: Path) -> JobSpec:
+    """The job with every local path made absolute: the first of `folders` that has it. Hub ids stay as they are."""
+
+    def found(path: str) -> str:
+        return next((str(folder / path) for folder in folders if (folder / path).exists()), path)
+
+    emulator = job.emulator.model_copy(
+        update={
+            name: found(value)
+            for name in ("model", "completions")
+            if (value := getattr(job.emulator, name)) is not None
+        }
+    )
+    return job.model_copy(
+        update={
+            "model": found(job.model),
+            "dataset": job.dataset.model_copy(update={"path": found(job.dataset.path)}),
+            "emulator": emulator,
+        }
+    )

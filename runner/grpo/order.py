@@ -1,0 +1,38 @@
+"""Which example comes when: a pure function of the seed and the position, so that a resume needs no state."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from functools import lru_cache
+
+
+@lru_cache(maxsize=4)
+def permutation(seed: int, epoch: int, n: int) -> tuple[int, ...]:
+    """Order of n examples in one pass over the data."""
+    order = list(range(n))
+    random.Random(f"order/{seed}/{epoch}").shuffle(order)
+    return tuple(order)
+
+
+def indices(seed: int, start: int, count: int, n: int) -> list[int]:
+    """Indices of the examples at positions start … start + count − 1 of the endless stream of passes."""
+    return [permutation(seed, position // n, n)[position % n] for position in range(start, start + count)]
+
+
+def batch_of(step: int, steps_per_batch: int) -> int:
+    """Number of the generation batch (from 0) that the 1-based step trains on."""
+    return (step - 1) // steps_per_batch
+
+
+def draw_seeds(seed: int, split: str, step: int, example_ids: Sequence[int], n: int) -> list[list[int]]:
+    """A 64-bit seed for every completion of a batch: [group][generation]. No generator state is ever kept."""
+    return [
+        [_seed(f"draw/{seed}/{split}/{step}/{group}/{example}/{i}") for i in range(n)]
+        for group, example in enumerate(example_ids)
+    ]
+
+
+def _seed(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

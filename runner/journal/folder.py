@@ -1,0 +1,104 @@
+"""The run folder: what lies where. The trainer's whole interface, and enough to restore the database.
+
+    run.json          who the run is: id, job, revision, backend, parent, where the job lies
+    spec.json         the resolved spec, every default written out
+    source/           the job's files as submitted: job.yaml, data, recorded completions
+    rewards/<sha256>/ sources of every reward version; rewards/wanted names the one to use
+    journal/0001.jsonl    one file for each attempt
+    checkpoints/step-000050/
+    attempts/0001/    handle.json (the supervisor's pid), trainer.log, exit.json
+    state.json        how the run stands, once it no longer runs
+    lock              held by supervisor and trainer while they live
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    path: Path
+
+    @property
+    def run_json(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def spec_json(self) -> Path:
+        return self.path / "spec.json"
+
+    @property
+    def state_json(self) -> Path:
+        return self.path / "state.json"
+
+    @property
+    def source(self) -> Path:
+        return self.path / "source"
+
+    @property
+    def rewards(self) -> Path:
+        return self.path / "rewards"
+
+    @property
+    def wanted(self) -> Path:
+        return self.path / "rewards" / "wanted"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "lock"
+
+    def journal(self, attempt: int) -> Path:
+        return self.path / "journal" / f"{attempt:04d}.jsonl"
+
+    def attempt(self, attempt: int) -> Path:
+        return self.path / "attempts" / f"{attempt:04d}"
+
+    def attempts(self) -> list[int]:
+        """Numbers of the attempts that have left a trace, in order."""
+        folders = (self.path / "attempts").glob("[0-9]*")
+        journals = (self.path / "journal").glob("[0-9]*.jsonl")
+        return sorted({int(path.stem) for path in (*folders, *journals)})
+
+    def is_locked(self) -> bool:
+        """Whether a supervisor or trainer of this run lives. Asks the kernel; a lock dies with its processes."""
+        try:
+            fd = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Whole or not at all: temporary file, fsync, rename."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with part.open("w") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The content, or None where there is no (whole) file."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return content

@@ -1,0 +1,1 @@
+"""Submit, claim, supervise, resume: used by the foreground verbs and by `watch`."""

@@ -1,0 +1,162 @@
+"""The supervisor of one attempt: `python -m runner.queue.supervise RUN_FOLDER ATTEMPT [--pipe FD]`.
+
+Stdlib only, so that it starts at once and stays small. It lives in a session of its own, holds the run folder's lock
+(shared with its trainer: the kernel frees it when both are gone), passes a stop on to the trainer, lets no descendant
+survive, and leaves `exit.json`. With `--pipe`, end of file on that descriptor (its starter died) is a stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import fcntl
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+GRACE_SECONDS = float(os.environ.get("RUNNER_GRACE_SECONDS", "120"))
+"""From the first stop until the trainer is killed: time for the step to end and a checkpoint to be written."""
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("attempt", type=int)
+    parser.add_argument("--pipe", type=int)
+    options = parser.parse_args()
+    folder: Path = options.folder
+    lock = _lock(folder / "lock")
+    if lock is None:
+        return 75
+    _become_subreaper()
+    home = folder / "attempts" / f"{options.attempt:04d}"
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "trainer.log").open("ab") as log:
+        signals = _signal_pipe()
+        _write(home / "handle.json", {"pid": os.getpid(), "start_time": start_time(os.getpid()), "boot_id": boot_id()})
+        trainer = subprocess.Popen(
+            [sys.executable, "-m", "runner.backends", str(folder), str(options.attempt)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[lock],
+        )
+    killed = _wait(trainer, signals, options.pipe)
+    _end_descendants()
+    code = trainer.returncode
+    _write(
+        home / "exit.json",
+        {
+            "attempt": options.attempt,
+            "exit_code": code if code >= 0 else None,
+            "signal": -code if code < 0 else None,
+            "killed": killed,
+            "ended_at": time.time(),
+        },
+    )
+    return 0
+
+
+def _wait(trainer: subprocess.Popen[bytes], signals: int, pipe: int | None) -> bool:
+    """Until the trainer is gone. True when we killed it: a second stop, or the grace was over."""
+    watched = [signals] if pipe is None else [signals, pipe]
+    deadline: float | None = None
+    while trainer.poll() is None:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        ready, _, _ = select.select(watched, [], [], left)
+        if pipe in ready:
+            watched.remove(pipe)
+        asked = pipe in ready or (signals in ready and any(n != signal.SIGCHLD for n in os.read(signals, 64)))
+        if (asked and deadline is not None) or (deadline is not None and time.monotonic() >= deadline):
+            trainer.kill()
+            trainer.wait()
+            return True
+        if asked:
+            trainer.terminate()
+            deadline = time.monotonic() + GRACE_SECONDS
+    return False
+
+
+def _signal_pipe() -> int:
+    """Descriptor that becomes readable with the number of every signal that comes."""
+    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, lambda signum, frame: None)
+    return read
+
+
+def _lock(path: Path) -> int | None:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    return fd
+
+
+def _become_subreaper() -> None:
+    """Linux: orphans of the trainer (vLLM engines, daemonised rewards) become our children, so that we can end them."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _end_descendants() -> None:
+    """SIGKILLs and reaps children until there are none; each dead child hands us its own."""
+    while True:
+        for pid in _children():
+            _kill(pid)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _children() -> list[int]:
+    try:
+        return [int(pid) for pid in Path("/proc/self/task", str(os.getpid()), "children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def start_time(pid: int) -> int | None:
+    """The process's start in clock ticks since boot: with the pid, its identity. None where it can't be told."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _write(path: Path, content: dict[str, object]) -> None:
+    part = path.with_suffix(".part")
+    with part.open("w") as file:
+        json.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

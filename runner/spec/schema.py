@@ -1,0 +1,88 @@
+"""The job's JSON Schema, generated from the model: for editors, for `runner explain`, and to tell shape from meaning.
+
+`python -m runner.spec.schema` writes the files of `schemas/`; a test fails when they have drifted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from runner.spec.document import DataPath
+from runner.spec.model import JobSpec
+
+Node = Mapping[str, Any]
+
+
+@cache
+def job_schema() -> dict[str, Any]:
+    """JSON Schema 2020-12 of `job.yaml`. Every job it refuses, the model refuses too."""
+    schema = JobSpec.model_json_schema(by_alias=True)
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "urn:grpo-runner:schema:job"}
+    return {**head, **schema, "title": "job.yaml"}
+
+
+def resolve(node: Node) -> Node:
+    """The node without indirection: a reference followed, the non-null branch of an optional field taken."""
+    if "$ref" in node:
+        target: Node = job_schema()["$defs"][str(node["$ref"]).rsplit("/", 1)[1]]
+        return {**target, **{key: value for key, value in node.items() if key != "$ref"}}
+    branches = [branch for branch in node.get("anyOf", ()) if branch.get("type") != "null"]
+    if len(branches) == 1:
+        return resolve({**{key: value for key, value in node.items() if key != "anyOf"}, **branches[0]})
+    return node
+
+
+def fields(node: Node) -> dict[str, Node]:
+    """The fields of a section, by name; empty for anything else."""
+    return dict(resolve(node).get("properties", {}))
+
+
+def child(node: Node, part: str | int) -> Node | None:
+    """The schema of one field, of any reward by its name, or of a list's items."""
+    node = resolve(node)
+    if isinstance(part, int) or part.isdigit():
+        return node.get("items")
+    named: Node | None = node.get("properties", {}).get(part)
+    return named or next(iter(node.get("patternProperties", {}).values()), None)
+
+
+def node_at(path: DataPath) -> Node | None:
+    """The schema of the field at that path; None where there is no such field."""
+    node: Node | None = job_schema()
+    for part in path:
+        node = child(node, part) if node is not None else None
+    return resolve(node) if node is not None else None
+
+
+def shape_faults(value: Any) -> set[DataPath]:
+    """Paths where the value breaks the schema; an unknown or missing field counts as a path of its own."""
+    from jsonschema import Draft202012Validator  # only a job at fault pays for the import
+
+    return set(_paths(Draft202012Validator(job_schema()).iter_errors(value)))
+
+
+def _paths(errors: Any) -> Iterator[DataPath]:
+    for error in errors:
+        path: DataPath = tuple(error.absolute_path)
+        yield from _named(error, path)
+        yield from _paths(error.context)
+
+
+def _named(error: Any, path: DataPath) -> Iterator[DataPath]:
+    if error.validator == "required":
+        yield from ((*path, name) for name in error.validator_value if name not in error.instance)
+    elif error.validator == "additionalProperties":
+        yield from ((*path, name) for name in error.instance if _is_extra(name, error.schema))
+    else:
+        yield path
+
+
+def _is_extra(name: str, schema: Node) -> bool:
+    from jsonschema import Draft202012Validator
+
+    without = {key: schema[key] for key in ("properties", "patternProperties") if key in schema}
+    return not Draft202012Validator({**without, "properties": dict.fromkeys(without.get("properties", {}), True),
+        "patternProperties": dict.fromkeys(without.get("patternProperties", {}), True),
+        "additionalProperties": False}).is_valid({name: None}) # fmt: skip

@@ -1,0 +1,23 @@
+"""What can go wrong in the store, for people."""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """A read or write of the store can't be done; the message says why and what to do."""
+
+
+class UnknownRun(StoreError):
+    """No run, or more than one, by that name."""
+
+
+class IllegalTransition(StoreError):
+    """The run's state does not allow this change. Final states never change."""
+
+
+class SlotTaken(StoreError):
+    """A job has one pending run for each backend, and another run is pending."""
+
+
+class JournalError(StoreError):
+    """A complete line of a journal can't be read or contradicts the rows; ingest of that run stops before it."""
