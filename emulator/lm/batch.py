@@ -1,4 +1,7 @@
-"""Prompts and completions as padded tensors, and the forward pass that computes each prompt once for its whole group."""
+"""Prompts and completions as padded tensors, and the pass that computes each prompt once for its whole group."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (torch, tokenizers and safetensors are only partly typed)
 
 from __future__ import annotations
 

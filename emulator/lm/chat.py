@@ -13,7 +13,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from runner.data.examples import Message
 
-
 _TAG = "<!-- the turn goes on here -->"
 
 
@@ -23,7 +22,7 @@ def render(template: str, messages: Sequence[Message], **tokens: str) -> str:
     Otherwise the template adds its generation prompt. `tokens` are the special tokens a template may name
     (`eos_token` …). Raises ValueError when the template refuses the messages or leaves out a prefilled turn.
     """
-    turns = [dict(message) for message in messages]
+    turns: list[Message] = [{"role": message["role"], "content": message["content"]} for message in messages]
     prefilled = bool(turns) and turns[-1]["role"] == "assistant"
     if prefilled:
         turns[-1]["content"] += _TAG
@@ -45,13 +44,13 @@ def _before_tag(text: str) -> str:
 def _compile(template: str) -> Template:
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise
+    environment.globals.update({"raise_exception": _raise})
     return environment.from_string(template)
 
 
-def _to_json(value: Any, **options: Any) -> str:
+def _to_json(value: Any, indent: int | None = None) -> str:
     """jinja2's own filter escapes HTML; a prompt must not be."""
-    return json.dumps(value, **{"ensure_ascii": False, **options})
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _raise(message: str) -> NoReturn:

@@ -5,6 +5,9 @@ that is a hash of (s, t). So there is no generator state, and a completion does 
 (but for the rounding of the matrix products, whose order of summation depends on the number of rows).
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (torch, tokenizers and safetensors are only partly typed)
+
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
@@ -35,9 +38,9 @@ def generate(
     return result
 
 
-def _chunks(sizes: Sequence[int]) -> list[slice]:
+def _chunks(sizes: Sequence[int]) -> list[slice[int, int, None]]:
     """Runs of whole groups with at most `ROWS` completions each (a larger group stands alone)."""
-    chunks: list[slice] = []
+    chunks: list[slice[int, int, None]] = []
     start = rows = 0
     for i, size in enumerate(sizes):
         if i > start and rows + size > ROWS:

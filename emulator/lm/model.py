@@ -5,6 +5,9 @@ files. Inside, q/k/v and gate/up are one matrix each: a tiny model is bound by t
 Everything computes in float32, whatever the file holds.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (torch, tokenizers and safetensors are only partly typed)
+
 from __future__ import annotations
 
 import json

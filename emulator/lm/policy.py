@@ -4,16 +4,18 @@ Everything that decides a result is in the folder, the settings, the seeds and t
 generators or schedulers. So a policy that was saved and loaded goes on bitwise (same torch, CPU class and threads).
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (torch, tokenizers and safetensors are only partly typed)
+
 from __future__ import annotations
 
 import copy
-import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from emulator.lm.batch import Completions, Prompts, completion_logits
 from emulator.lm.chat import render
+from emulator.lm.folder import FILES, chat_template, end_tokens, read_json, special_tokens
 from emulator.lm.generate import generate
 from emulator.lm.loss import TokenStats, clip_metrics, log_probabilities, masked_mean, row_weights, token_losses
 from emulator.lm.model import load_model, save_weights
@@ -31,16 +34,6 @@ from runner.spec.model import Grpo
 
 UPDATE_TOKENS = 16384
 """Most positions (prompts and completions, padding included) in one forward and backward pass: bounds the memory."""
-
-MODEL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
-"""What a saved folder takes over from the one the policy was made from."""
 
 
 @dataclass(slots=True)
@@ -91,8 +84,8 @@ class LmPolicy:
         torch.set_num_threads(threads)
         self._folder, self._grpo = folder, grpo
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._settings = _read_json(folder / "tokenizer_config.json")
-        self._end = _end_tokens(folder)
+        self._settings = read_json(folder / "tokenizer_config.json")
+        self._end = end_tokens(folder)
         self.model = load_model(folder)
         self._reference = copy.deepcopy(self.model).requires_grad_(False) if grpo.beta else None
         self._optimizer = torch.optim.AdamW(
@@ -110,10 +103,8 @@ class LmPolicy:
         """The example's text as it stands, or its messages through the folder's chat template."""
         if isinstance(example.prompt, str):
             return example.prompt
-        template = _chat_template(self._folder, self._settings)
-        names = ("bos_token", "eos_token", "pad_token", "unk_token")
-        tokens = {name: _content(self._settings[name]) for name in names if self._settings.get(name)}
-        return render(template, example.prompt, **tokens)
+        template = chat_template(self._folder, self._settings)
+        return render(template, example.prompt, **special_tokens(self._settings))
 
     def sample(self, examples: Sequence[Example], sampling: Sampling, seeds: Sequence[Sequence[int]]) -> Drawn:
         """One completion per seed. Raises ValueError for a chat prompt where the folder has no chat template."""
@@ -203,7 +194,7 @@ class LmPolicy:
     def save(self, folder: Path) -> None:
         """A model folder that transformers opens, and `optimizer.safetensors` beside the weights."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name in MODEL_FILES:
+        for name in FILES:
             if (self._folder / name).exists():
                 shutil.copyfile(self._folder / name, folder / name)
         save_weights(self.model, folder / "model.safetensors")
@@ -241,7 +232,7 @@ def learning_rate_factor(grpo: Grpo, step: int) -> float:
     return max(0.0, 1.0 - progress)
 
 
-def _rows_of_chunks(drawn: Drawn) -> Iterator[slice]:
+def _rows_of_chunks(drawn: Drawn) -> Iterator[slice[int, int, None]]:
     """Rows in order, as many at a time as fit into `UPDATE_TOKENS`; a prompt counts once in each chunk it is in."""
     prompt, completion = max(map(len, drawn.prompts)), max(map(len, drawn.tokens))
     start, cost = 0, prompt + completion
@@ -275,31 +266,3 @@ def _stack(parts: Sequence[Tensor], width: int) -> Tensor:
     if all(part.shape[1] == 1 for part in parts):
         return torch.cat(list(parts))
     return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
-
-
-def _end_tokens(folder: Path) -> frozenset[int]:
-    """Ids that end a completion, from `generation_config.json` and `config.json`."""
-    found: set[int] = set()
-    for name in ("generation_config.json", "config.json"):
-        value = _read_json(folder / name).get("eos_token_id") if (folder / name).exists() else None
-        found |= set(cast(list[int], value if isinstance(value, list) else [value])) - {cast(int, None)}
-    if not found:
-        raise ValueError(f"{folder}: no eos_token_id in generation_config.json or config.json; completions never end")
-    return frozenset(found)
-
-
-def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str:
-    path = folder / "chat_template.jinja"
-    template = path.read_text() if path.exists() else settings.get("chat_template")
-    if not isinstance(template, str):
-        raise ValueError(f"{folder}: no chat template; set `dataset.format: text` or use a model that has one")
-    return template
-
-
-def _content(token: Any) -> str:
-    """A special token, which tokenizer_config.json gives as text or as an object."""
-    return str(token["content"] if isinstance(token, dict) else token)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())

@@ -1,1 +1,1 @@
-"""Where the shipped weights come from: tokenizer, text and training, all from code. Run `python -m emulator.pretrain`."""
+"""Where the shipped weights come from: tokenizer, text and training, all from code: `python -m emulator.pretrain`."""

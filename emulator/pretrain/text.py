@@ -125,7 +125,7 @@ def _larger(rng: random.Random) -> tuple[str, str, str]:
     return f"Which number is larger, {a} or {b}?", f"{max(a, b)}>{min(a, b)}", str(max(a, b))
 
 
-_WORDS = "red blue green sun moon cat dog tree river stone apple bread house light water yes no".split()
+_WORDS = ("red", "blue", "green", "sun", "moon", "cat", "dog", "tree", "river", "stone", "apple", "bread", "house")
 
 
 def _reverse(rng: random.Random) -> tuple[str, str, str]:

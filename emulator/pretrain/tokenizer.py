@@ -4,6 +4,9 @@ The tags of the reasoning form are tokens of their own, as in models trained to 
 can be read and written.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (torch, tokenizers and safetensors are only partly typed)
+
 from __future__ import annotations
 
 import json

@@ -1,5 +1,8 @@
 """Next-token training on the completions of generated text, in two stages: learn the task, then take on the habits."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (torch, tokenizers and safetensors are only partly typed)
+
 from __future__ import annotations
 
 import json
@@ -17,8 +20,9 @@ from torch import Tensor
 from emulator.lm.batch import Completions, Prompts, completion_logits
 from emulator.lm.chat import render
 from emulator.lm.model import Llama, LlamaConfig
+from emulator.pretrain.problems import Problem
 from emulator.pretrain.text import Mix, Text, countdown, other, training_problems
-from emulator.pretrain.tokenizer import CHAT_TEMPLATE, VOCAB_SIZE
+from emulator.pretrain.tokenizer import CHAT_TEMPLATE, SPECIAL, VOCAB_SIZE
 
 CONTEXT = 512
 CONFIG = LlamaConfig(
@@ -76,10 +80,10 @@ def texts(stage: Stage, rng: random.Random) -> Iterator[list[Text]]:
         yield [_text(rng, stage, pool[rng.randrange(len(pool))].shuffled(rng), own) for _ in range(stage.prompts)]
 
 
-def _text(rng: random.Random, stage: Stage, problem: object, own: bool) -> Text:
+def _text(rng: random.Random, stage: Stage, problem: Problem, own: bool) -> Text:
     if not own and rng.random() < 0.15:
         return other(rng, 1)
-    return countdown(problem, rng, stage.mix, stage.completions, own=own)  # type: ignore[arg-type]
+    return countdown(problem, rng, stage.mix, stage.completions, own=own)
 
 
 def train(model: Llama, tokenizer: Tokenizer, stage: Stage, seed: int, say: Callable[[str], None]) -> None:
@@ -101,7 +105,7 @@ def train(model: Llama, tokenizer: Tokenizer, stage: Stage, seed: int, say: Call
 
 def _loss(model: Llama, tokenizer: Tokenizer, batch: list[Text]) -> Tensor:
     """Mean cross-entropy of the completions' tokens; the prompts are read, not learnt."""
-    end = tokenizer.token_to_id("<|im_end|>")
+    end = SPECIAL.index("<|im_end|>")
     prompts = [row.ids for row in tokenizer.encode_batch([render(CHAT_TEMPLATE, text.messages) for text in batch])]
     written = [(owner, completion) for owner, text in enumerate(batch) for completion in text.completions]
     tokens = [[*row.ids, end] for row in tokenizer.encode_batch([completion for _, completion in written])]

@@ -25,7 +25,7 @@ from runner.journal.folder import RunFolder
 from runner.journal.log import Journal
 from runner.journal.states import exit_code
 from runner.rewards.host import RewardHost, RewardLoadError
-from runner.spec.errors import JobError
+from runner.spec.errors import Finding, JobError
 
 
 class Unfit(Exception):
@@ -50,6 +50,19 @@ def main() -> int:
     return exit_code(reason)
 
 
+def _refuse_changed(sha256: str, inputs: Inputs) -> None:
+    if sha256 != inputs.data_sha256:
+        raise JobError(
+            [
+                Finding(
+                    code="data-changed",
+                    message=f"{inputs.job.dataset.path} has changed since the run was submitted.",
+                    hint="Put the old file back to resume, or `runner rerun` the job on the new one.",
+                )
+            ]
+        )
+
+
 class Last:
     """The last finished step, for the last word."""
 
@@ -60,6 +73,7 @@ def _train(folder: RunFolder, attempt: int, journal: Journal, stop: list[int], l
     inputs = read_inputs(folder)
     with RewardHost(inputs.rewards, seed=inputs.job.seed) as host:
         data = load_examples(inputs.job, inputs.data_folder)
+        _refuse_changed(data.sha256, inputs)
         run = Run(
             job=inputs.job,
             folder=folder.path,

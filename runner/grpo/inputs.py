@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ class Inputs:
     backend: str
     emulated: bool
     data_folder: Path
+    data_sha256: str
+    """Of the data at submission."""
     rewards: Path
     """Bundle folder of the wanted reward version."""
     differences: list[Difference]
@@ -28,15 +31,16 @@ def read_inputs(folder: RunFolder) -> Inputs:
     run, spec = read_json(folder.run_json), read_json(folder.spec_json)
     if run is None or spec is None:
         raise JobError([Finding(code="run-folder", message=f"{folder.path} holds no run.json and spec.json.")])
-    job_folder = Path(run["job_folder"])
-    job = absolute_paths(JobSpec.model_validate(spec), folder.source, job_folder)
+    job_folder = Path(spec["job_folder"])
+    job = absolute_paths(JobSpec.model_validate_json(json.dumps(spec["job"])), folder.source, job_folder)
     return Inputs(
         job=job,
         backend=run["backend"],
         emulated=run["emulated"],
         data_folder=job_folder,
         rewards=folder.rewards / folder.wanted.read_text().strip(),
-        differences=[Difference(**item) for item in run["differences"]],
+        data_sha256=spec["data_sha256"],
+        differences=[Difference(**item) for item in spec["differences"]],
     )
 
 

@@ -70,19 +70,18 @@ class RunFolder:
         journals = (self.path / "journal").glob("[0-9]*.jsonl")
         return sorted({int(path.stem) for path in (*folders, *journals)})
 
-    def is_locked(self) -> bool:
-        """Whether a supervisor or trainer of this run lives. Asks the kernel; a lock dies with its processes."""
+    def take_lock(self) -> int | None:
+        """Descriptor that holds the run until every process that inherited it is gone; None when somebody holds it.
+
+        Asks the kernel: no lock outlives its processes.
+        """
+        fd = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fd = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return True
-        finally:
             os.close(fd)
-        return False
+            return None
+        return fd
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

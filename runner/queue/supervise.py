@@ -1,15 +1,15 @@
-"""The supervisor of one attempt: `python -m runner.queue.supervise RUN_FOLDER ATTEMPT [--pipe FD]`.
+"""The supervisor of one attempt: `python -m runner.queue.supervise RUN_FOLDER ATTEMPT --lock FD [--pipe FD]`.
 
-Stdlib only, so that it starts at once and stays small. It lives in a session of its own, holds the run folder's lock
-(shared with its trainer: the kernel frees it when both are gone), passes a stop on to the trainer, lets no descendant
-survive, and leaves `exit.json`. With `--pipe`, end of file on that descriptor (its starter died) is a stop.
+Stdlib only, so that it starts at once and stays small. It lives in a session of its own, inherits the run folder's lock
+from its starter and shares it with its trainer (the kernel frees it when all are gone, so there is no moment in which a
+live run looks dead), passes a stop on to the trainer, lets no descendant survive, and leaves `exit.json`. With `--pipe`,
+end of file on that descriptor (its starter died) is a stop.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import fcntl
 import json
 import os
 import select
@@ -28,12 +28,10 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("attempt", type=int)
+    parser.add_argument("--lock", type=int, required=True)
     parser.add_argument("--pipe", type=int)
     options = parser.parse_args()
     folder: Path = options.folder
-    lock = _lock(folder / "lock")
-    if lock is None:
-        return 75
     _become_subreaper()
     home = folder / "attempts" / f"{options.attempt:04d}"
     home.mkdir(parents=True, exist_ok=True)
@@ -45,7 +43,7 @@ def main() -> int:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            pass_fds=[lock],
+            pass_fds=[options.lock],
         )
     killed = _wait(trainer, signals, options.pipe)
     _end_descendants()
@@ -91,15 +89,6 @@ def _signal_pipe() -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, lambda signum, frame: None)
     return read
-
-
-def _lock(path: Path) -> int | None:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return None
-    return fd
 
 
 def _become_subreaper() -> None:

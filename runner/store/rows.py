@@ -5,11 +5,17 @@ Times are seconds since the epoch. JSON columns come decoded, except `spec`, who
 
 from __future__ import annotations
 
+import json
+import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+import msgspec
 
 from runner.journal.states import Reason, State
 
+Row = TypeVar("Row")
 Want = Literal["run", "stop", "cancel"]
 
 
@@ -221,3 +227,19 @@ class Claim:
 def columns(kind: type) -> str:
     """The row's columns, for a SELECT."""
     return ", ".join(f.name for f in fields(kind) if f.name != "scores")
+
+
+_JSON = frozenset({"handle", "data", "errors", "columns"})
+
+
+def fetch(conn: sqlite3.Connection, kind: type[Row], sql: str, params: Sequence[object] = ()) -> list[Row]:
+    """Rows of a SELECT whose columns are the fields of `kind`."""
+    cursor = conn.execute(sql, tuple(params))
+    names = [column[0] for column in cursor.description]
+    return [_row(kind, names, values) for values in cursor]
+
+
+def _row(kind: type[Row], names: list[str], values: tuple[Any, ...]) -> Row:
+    pairs = zip(names, values, strict=True)
+    found = {name: json.loads(value) if name in _JSON and value is not None else value for name, value in pairs}
+    return msgspec.convert(found, kind, strict=False)

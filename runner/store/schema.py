@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 
 from sqlite_utils import Database, Migrations
-from sqlite_utils.utils import sqlite3
+from sqlite_utils.utils import sqlite3  # pyright: ignore[reportPrivateImportUsage]  # pysqlite3 where there is one
 
 from runner.store.errors import StoreError
 
+IntegrityError = sqlite3.IntegrityError
+"""Of the library in use: it isn't the `sqlite3` of Python's own that connections are annotated with."""
 APPLICATION_ID = 0x47525055
 BUSY_MS = 10_000
 
@@ -184,12 +186,16 @@ CREATE VIEW alerts AS
 migrations = Migrations("runner")
 
 
+KNOWN = frozenset({"m001_initial"})
+"""Names of the migrations below; a database with any other was made by a newer runner."""
+
+
 @migrations()
 def m001_initial(db: Database) -> None:
     for statement in f"{_TABLES}{_VIEWS}".split(";"):
         if statement.strip():
-            db.execute(statement)
-    db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.conn.execute(statement)
+    db.conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
 def open_database(path: Path) -> Database:
@@ -199,9 +205,9 @@ def open_database(path: Path) -> Database:
     try:
         _refuse_foreign(db, path)
         _enter_wal(db)
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA foreign_keys = ON")
-        db.execute(f"PRAGMA journal_size_limit = {64 << 20}")
+        db.conn.execute("PRAGMA synchronous = FULL")
+        db.conn.execute("PRAGMA foreign_keys = ON")
+        db.conn.execute(f"PRAGMA journal_size_limit = {64 << 20}")
         if migrations.pending(db):
             _migrate(db)
     except BaseException:
@@ -219,7 +225,7 @@ def open_read_only(path: Path) -> Database:
     conn = sqlite3.connect(uri, uri=True, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
     db = _connect(conn)
     try:
-        db.execute("PRAGMA query_only = ON")
+        db.conn.execute("PRAGMA query_only = ON")
         _refuse_foreign(db, path)
         if migrations.pending(db):
             raise StoreError(f"{path}: made by an older runner; any verb that writes (`runner watch`) migrates it")
@@ -236,14 +242,13 @@ def _connect(conn: sqlite3.Connection) -> Database:
 
 def _refuse_foreign(db: Database, path: Path) -> None:
     try:
-        application_id = db.execute("PRAGMA application_id").fetchone()[0]
-        tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        application_id = db.conn.execute("PRAGMA application_id").fetchone()[0]
+        tables = db.conn.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     except sqlite3.DatabaseError as error:
         raise StoreError(f"{path}: {error}; `runner db rebuild` restores it from the run folders") from error
     if tables and application_id != APPLICATION_ID:
         raise StoreError(f"{path}: a SQLite database of another program; move it away")
-    known = {migration.name for migration in migrations.pending(Database(memory=True))}
-    newer = sorted({migration.name for migration in migrations.applied(db)} - known)
+    newer = sorted({migration.name for migration in migrations.applied(db)} - KNOWN)
     if newer:
         raise StoreError(
             f"{path}: made by a newer runner ({', '.join(newer)}); upgrade this one, "
@@ -256,7 +261,7 @@ def _enter_wal(db: Database) -> None:
     deadline = time.monotonic() + BUSY_MS / 1000
     while True:
         try:
-            db.execute("PRAGMA journal_mode = WAL")
+            db.conn.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError:
             if time.monotonic() > deadline:
@@ -265,7 +270,7 @@ def _enter_wal(db: Database) -> None:
 
 
 def _migrate(db: Database) -> None:
-    """All pending migrations in one transaction that begins as a writer: of two openers one migrates, one finds it done."""
+    """All pending ones in one transaction that begins as a writer: of two openers one finds it done."""
     db.conn.execute("BEGIN IMMEDIATE")
     try:
         migrations.apply(db)

@@ -16,7 +16,7 @@ SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a two-layer Llama of width 32 over bytes; about half of its completions of 8 tokens end themselves."""
+    """Folder of a two-layer Llama of width 32 over bytes, some of whose completions of 8 tokens end by themselves."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("tiny-model")
@@ -28,13 +28,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=128,
-        tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
     torch.manual_seed(0)
     model = transformers.LlamaForCausalLM(config)
+    torch.nn.init.normal_(model.lm_head.weight.data[tokenizer.eos_token_id], std=0.7)  # else 1 token in 261 ends
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -53,3 +53,9 @@ def _tokenizer(transformers):
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+@pytest.fixture
+def cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `run --device cpu` sets."""
+    monkeypatch.setenv("RUNNER_DEVICE", "cpu")

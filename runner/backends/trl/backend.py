@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -119,6 +120,8 @@ def _quieten() -> None:
     """Before transformers and TRL are imported: no pings to a hub, and no completions in the log."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL pings at every construction of a trainer
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # `gradient_checkpointing` has a new name from transformers 5.23 on; vLLM 0.31 keeps us below 5.18
+    warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing`", FutureWarning)
     logging.getLogger("trl.trainer.grpo_trainer").addFilter(_says_nothing_of_completions)
 
 

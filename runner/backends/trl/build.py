@@ -10,6 +10,7 @@ from accelerate.utils import set_seed
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import PrinterCallback
+from transformers.utils.logging import disable_progress_bar
 from trl import GRPOConfig
 
 from runner.backends.trl.model import Device, is_chat, load_tokenizer, load_values, model_and_revision, prompt_text
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 def build(job: JobSpec, run: Run, first: Next, device: Device, scratch: Path) -> RunTrainer:
     """Everything ready to train. `first` is what `run.begin` said."""
+    disable_progress_bar()
     tokenizer = load_tokenizer(job)
     batches = generation_batches(job, run)
     examples = {example.id: example for batch in batches for example in batch}

@@ -35,6 +35,8 @@ class Reporter(TrainerCallback):
         run = self.trainer.run
         if "loss" in logs:
             figures = {**metrics_of(logs), **self._take_figures()}
+            if not self.trainer.weights_are_finite():
+                figures["loss"] = math.nan  # what the next step's would be
             self._obey(run.report(state.global_step, figures), control)
         elif "eval_loss" in logs:
             self._take_figures()

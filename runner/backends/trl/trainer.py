@@ -159,7 +159,8 @@ class RunTrainer(GRPOTrainer):
         """TRL evaluates with the training temperature; the job has its own. Training does not notice an evaluation:
         the generator's state is put back, and each evaluation starts from the job's seed.
         """
-        with self._eval_sampling(self.run.job.evaluation.temperature), torch.random.fork_rng():
+        devices = [torch.cuda.current_device()] if self.accelerator.device.type == "cuda" else []
+        with self._eval_sampling(self.run.job.evaluation.temperature), torch.random.fork_rng(devices):
             torch.manual_seed(self.run.job.seed)
             return super().evaluate(*args, **kwargs)
 
@@ -181,7 +182,16 @@ class RunTrainer(GRPOTrainer):
         finally:
             self.generation_kwargs, self.generation_config = before
 
-    # Checkpoints
+    # Weights and checkpoints
+
+    def weights_are_finite(self) -> bool:
+        """Whether the trained weights still have a norm in float32; without one the next generation crashes."""
+        norms = [
+            torch.linalg.vector_norm(parameter.detach(), dtype=torch.float32)
+            for parameter in self.model.parameters()
+            if parameter.requires_grad
+        ]
+        return bool(torch.stack(norms).sum().isfinite())
 
     def _get_output_dir(self, trial: Any) -> str:
         """transformers writes to `<this>/checkpoint-<step>`; the run says where."""

@@ -1,0 +1,217 @@
+"""Runs on this machine: start, follow, stop, resume, and the conclusion when the processes are gone.
+
+Whoever looks at a run may conclude it: the run folder's lock says whether it lives, its journal and `exit.json` how it
+ended. So nothing is lost when the process that started a run dies.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.journal.folder import RunFolder, read_json, write_json
+from runner.journal.states import STATE_OF, Reason, State
+from runner.queue.home import Home
+from runner.queue.supervise import boot_id, start_time
+from runner.store.errors import StoreError
+from runner.store.rows import EventRow, RunRow
+from runner.store.store import Store
+
+POLL_SECONDS = 0.1
+LOG_TAIL = 2000
+"""Characters of the trainer's log that a failure without a last word is told with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A run that this process has started."""
+
+    run_id: str
+    supervisor: subprocess.Popen[bytes]
+    pipe: int | None
+    """Write end; closing it (or dying) stops the run. None for a detached run."""
+
+    def stop(self) -> None:
+        """The first call asks for a checkpoint and an orderly end; the second ends it now."""
+        if self.supervisor.poll() is None:
+            self.supervisor.terminate()
+
+
+def start(home: Home, store: Store, run_id: str, *, attached: bool) -> Started | str:
+    """Claims a queued run and starts its next attempt; or says in words what it waits for."""
+    folder = home.run(run_id)
+    lock = folder.take_lock()
+    if lock is None:
+        return "another process of this run is still alive"
+    try:
+        claim = store.claim(run_id)
+        if claim.run is None:
+            return claim.waiting
+        attempt = store.start_attempt(run_id, host=os.uname().nodename, boot_id=boot_id())
+        return _spawn(folder, run_id, attempt, lock, attached)
+    finally:
+        os.close(lock)
+
+
+def _spawn(folder: RunFolder, run_id: str, attempt: int, lock: int, attached: bool) -> Started:
+    read, write = os.pipe() if attached else (None, None)
+    passed = [fd for fd in (lock, read) if fd is not None]
+    command = [sys.executable, "-m", "runner.queue.supervise", str(folder.path), str(attempt), "--lock", str(lock)]
+    supervisor = subprocess.Popen(
+        command if read is None else [*command, "--pipe", str(read)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        pass_fds=passed,
+        env={**os.environ, "RUNNER_RUN_ID": run_id},
+    )
+    if read is not None:
+        os.close(read)
+    return Started(run_id=run_id, supervisor=supervisor, pipe=write)
+
+
+def follow(home: Home, store: Store, run_id: str, after: int = 0) -> Iterator[EventRow | None]:
+    """Events of a run as they come, from the event id `after` on; None when there is nothing new for a moment.
+
+    Ends when the run has ended and everything it recorded was given.
+    """
+    while True:
+        alive = not conclude(home, store, run_id)
+        fresh = store.tail(run_id, after)
+        for event in fresh:
+            after = event.id
+            yield event
+        if not alive and not fresh:
+            return
+        if not fresh:
+            yield None
+            time.sleep(POLL_SECONDS)
+
+
+def conclude(home: Home, store: Store, run_id: str) -> bool:
+    """Takes in what a run has recorded and, when its processes are gone, its end. Whether it has ended."""
+    store.ingest(run_id)
+    run = store.run(run_id)
+    if not run.state.is_live:
+        return True
+    folder = home.run(run_id)
+    lock = folder.take_lock()
+    if lock is None:
+        _note_running(store, run)
+        return False
+    try:
+        store.ingest(run_id)
+        run = store.run(run_id)
+        if run.state.is_live:
+            _conclude(store, run, folder)
+        return True
+    finally:
+        os.close(lock)
+
+
+def _note_running(store: Store, run: RunRow) -> None:
+    if run.state is State.STARTING and store.last_event(run.id, "attempt_started") is not None:
+        store.transition(run.id, State.RUNNING)
+
+
+def _conclude(store: Store, run: RunRow, folder: RunFolder) -> None:
+    _note_running(store, run)
+    attempt = store.attempts(run.id)[-1]
+    exit_record = read_json(folder.attempt(attempt.n) / "exit.json") or {}
+    reason, detail = _ending(store, run, folder, attempt.n, exit_record)
+    if run.want == "cancel" and reason in (Reason.STOPPED, Reason.LOST):
+        reason = Reason.CANCELLED
+    store.end_attempt(run.id, attempt.n, outcome=reason, exit_code=exit_record.get("exit_code"))
+    first, _, rest = detail.partition("\n")
+    store.transition(run.id, STATE_OF[reason], reason, first, error=rest or None)
+    write_state(store, run.id, folder)
+
+
+def _ending(
+    store: Store, run: RunRow, folder: RunFolder, attempt: int, exit_record: dict[str, object]
+) -> tuple[Reason, str]:
+    last = store.last_event(run.id, "attempt_ended")
+    if last is not None and last.attempt == attempt and last.data is not None:
+        return Reason(last.data["reason"]), str(last.data["detail"])
+    if not exit_record:
+        return Reason.LOST, "the processes vanished: killed, or the machine went down"
+    if exit_record["killed"]:
+        return Reason.STOPPED, "stopped at once, without a checkpoint of the last steps"
+    if number := exit_record["signal"]:
+        return Reason.LOST, f"the trainer was killed by signal {number}; 9 is often the kernel short of memory"
+    return Reason.INTERNAL, f"the trainer ended without a word; the end of its log:\n{_log_tail(folder, attempt)}"
+
+
+def _log_tail(folder: RunFolder, attempt: int) -> str:
+    try:
+        return (folder.attempt(attempt) / "trainer.log").read_text(errors="replace")[-LOG_TAIL:]
+    except FileNotFoundError:
+        return ""
+
+
+def write_state(store: Store, run_id: str, folder: RunFolder) -> None:
+    """Leaves in the run folder what the database knows of the run's end, so that it can be restored from there."""
+    run = store.run(run_id)
+    write_json(
+        folder.state_json,
+        {
+            "state": run.state,
+            "reason": run.reason,
+            "detail": run.detail,
+            "error": run.error,
+            "started_at": run.started_at,
+            "ended_at": run.ended_at,
+        },
+    )
+
+
+def resume(home: Home, store: Store, run_id: str) -> None:
+    """Puts a held run back in the queue; its next attempt goes on from the last complete checkpoint.
+
+    Raises StoreError with the way out for a run that is not held.
+    """
+    conclude(home, store, run_id)
+    run = store.run(run_id)
+    if run.state.is_final:
+        raise StoreError(
+            f"{run.id} has {run.state}, which is final; `runner rerun {run.job} --from {run.id}@{run.last_step}` "
+            "makes a new run that goes on from there"
+        )
+    if run.state is not State.HELD:
+        raise StoreError(f"{run.id} is {run.state}; only a held run can be resumed")
+    store.want(run_id, "run")
+    store.transition(run_id, State.QUEUED, Reason.WAITING, "resumed")
+
+
+def cancel(home: Home, store: Store, run_id: str) -> None:
+    """Ends a run for good: at once when it waits, after a checkpoint when it runs. Raises StoreError when final."""
+    conclude(home, store, run_id)
+    run = store.run(run_id)
+    if run.state.is_final:
+        raise StoreError(f"{run.id} has already {run.state}; there is nothing to cancel")
+    if run.state.is_live:
+        store.want(run_id, "cancel")
+        stop(home.run(run_id), store.attempts(run_id)[-1].n)
+    else:
+        store.transition(run_id, State.CANCELLED, Reason.CANCELLED, "cancelled")
+        write_state(store, run_id, home.run(run_id))
+
+
+def stop(folder: RunFolder, attempt: int) -> bool:
+    """SIGTERM to the attempt's supervisor, if it is still the process that we started."""
+    handle = read_json(folder.attempt(attempt) / "handle.json")
+    if handle is None or start_time(handle["pid"]) != handle["start_time"]:
+        return False
+    os.kill(handle["pid"], signal.SIGTERM)
+    return True
+
+
+def trainer_log(folder: RunFolder, attempt: int) -> Path:
+    return folder.attempt(attempt) / "trainer.log"

@@ -1,0 +1,123 @@
+"""A job into the queue: everything is checked first, then the run folder gets all that decides the result."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.data.load import Data, check_columns, load_examples
+from runner.journal.events import Difference
+from runner.journal.folder import RunFolder, write_json
+from runner.queue.home import Home
+from runner.rewards import bundle
+from runner.spec.errors import Finding, JobError
+from runner.spec.load import Loaded
+from runner.spec.model import JobSpec, dump
+from runner.spec.resolve import for_backend, revision
+from runner.store.rows import Submission
+from runner.store.store import Store
+
+COPY_AT_MOST = 64 << 20
+"""Data files up to this many bytes are copied into the run folder; larger ones are only hashed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """A job that can be submitted: it, its data and its rewards hold together."""
+
+    loaded: Loaded
+    backend: str
+    job: JobSpec
+    """As the backend will run it."""
+    differences: list[Difference]
+    data: Data
+    rewards: bundle.Bundle
+    warnings: list[Finding]
+
+
+def check(loaded: Loaded, backend: str) -> Checked:
+    """Raises JobError with every error of the job's data, rewards, and how they fit. No code of the job is run."""
+    job, differences = for_backend(loaded.job, backend)
+    problems: list[Finding] = []
+    data = rewards = None
+    try:
+        data = load_examples(job, loaded.folder)
+    except JobError as error:
+        problems += error.findings
+    try:
+        rewards = bundle.build(job.rewards, loaded.folder)
+    except JobError as error:
+        problems += error.findings
+    warnings: list[Finding] = []
+    if data is not None and rewards is not None:
+        found = [*data.warnings, *check_columns(bundle.columns_read(rewards), data.columns)]
+        problems += [finding for finding in found if finding.severity == "error"]
+        warnings = [finding for finding in found if finding.severity == "warning"]
+    if data is None or rewards is None or problems:
+        raise JobError(loaded.locate(problems))
+    return Checked(
+        loaded=loaded,
+        backend=backend,
+        job=job,
+        differences=differences,
+        data=data,
+        rewards=rewards,
+        warnings=loaded.locate(warnings),
+    )
+
+
+def submit(home: Home, store: Store, checked: Checked, fork: Path | None = None, parent: str | None = None) -> str:
+    """Puts a run in the queue and gives its id. `fork`: a checkpoint folder that the run goes on from, `parent` its
+    run as `id@step`."""
+    submission = Submission(
+        job=checked.loaded.name,
+        revision=revision(checked.loaded.job),
+        backend=checked.backend,
+        emulated=checked.backend == "emulator",
+        spec=json.dumps(dump(checked.job)),
+        total_steps=checked.job.grpo.steps,
+        priority=checked.job.priority,
+        parent=parent,
+    )
+    return store.submit(submission, lambda folder: _fill(RunFolder(folder), checked, fork))
+
+
+def _fill(folder: RunFolder, checked: Checked, fork: Path | None) -> None:
+    loaded = checked.loaded
+    folder.source.mkdir(parents=True)
+    folder.checkpoints.mkdir()
+    (folder.source / loaded.path.name).write_text(loaded.source)
+    for path in _inputs(checked.job):
+        _copy(loaded.folder / path, folder.source / path)
+    bundle.write(checked.rewards, folder.rewards)
+    folder.wanted.write_text(checked.rewards.sha256)
+    if fork is not None:
+        shutil.copytree(fork, folder.checkpoints / fork.name)
+    write_json(
+        folder.spec_json,
+        {
+            "job": dump(checked.job),
+            "job_folder": str(loaded.folder.resolve()),
+            "overrides": list(loaded.overrides),
+            "data_sha256": checked.data.sha256,
+            "differences": [_plain(difference) for difference in checked.differences],
+        },
+    )
+
+
+def _inputs(job: JobSpec) -> list[str]:
+    """Files that decide the result, beside the rewards."""
+    completions = [job.emulator.completions] if job.emulator.completions and job.emulator.policy == "replay" else []
+    return [path for path in (job.dataset.path, *completions) if not Path(path).is_absolute() and ".." not in path]
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_file() and source.stat().st_size <= COPY_AT_MOST:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def _plain(difference: Difference) -> dict[str, str]:
+    return {"field": difference.field, "asked": difference.asked, "kind": difference.kind, "detail": difference.detail}

@@ -1,0 +1,141 @@
+"""A reward version: the job's `rewards:` section and the sources it runs, under one hash.
+
+A version is a folder `<run>/rewards/<sha256>/` with the sources as they were and `bundle.json`. Workers run from there
+and never from the user's folder, so an edit can't reach a batch that is being scored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from runner.rewards.source import ColumnRead, SourceError, check_function, collect, columns_of, module_name, parse
+from runner.spec.errors import Finding, JobError
+from runner.spec.model import Reward
+
+OnError = Literal["mask", "zero", "fail"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """One reward function of a version."""
+
+    name: str
+    """Its name in the job, in metrics and in graphs."""
+    file: str
+    """Relative to the bundle, with `/`."""
+    attribute: str
+    weight: float
+    trusted: bool
+    timeout: float
+    """Seconds one call may take."""
+    on_error: OnError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """One reward version."""
+
+    sha256: str
+    """Over the functions as canonical JSON, and every source's relative path and bytes."""
+    sources: Mapping[str, bytes]
+    """The files named in `fn:` and the modules of the job's folder they import, by relative path."""
+    functions: Sequence[Function]
+    """In the job's order."""
+
+
+def build(rewards: Mapping[str, Reward], folder: Path) -> Bundle:
+    """The version that the job's `rewards:` and the files in its folder make now. Runs none of the code.
+
+    Raises JobError with every finding: a file that is missing or no Python, a function that isn't there or can't be
+    called with (prompt, completion, example).
+    """
+    functions = tuple(_function(name, reward) for name, reward in rewards.items())
+    sources: dict[str, bytes] = {}
+    findings: list[Finding] = []
+    for path in dict.fromkeys(function.file for function in functions):
+        try:
+            sources |= collect(folder, [path])
+        except SourceError as error:
+            findings.append(error.finding)
+            continue
+        tree = parse(path, sources[path], folder)
+        names = dict.fromkeys(function.attribute for function in functions if function.file == path)
+        findings += [found for name in names if (found := check_function(tree, name, path, folder))]
+    if findings:
+        raise JobError(list(dict.fromkeys(findings)))
+    return _bundle(functions, sources)
+
+
+def write(bundle: Bundle, folder: Path) -> Path:
+    """Writes the version as `<folder>/<sha256>/` unless it is there already, and returns that path."""
+    target = folder / bundle.sha256
+    if target.exists():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=folder, prefix=".building-"))
+    for path, source in bundle.sources.items():
+        (building / path).parent.mkdir(parents=True, exist_ok=True)
+        (building / path).write_bytes(source)
+    content = {
+        "sha256": bundle.sha256,
+        "functions": [{**asdict(function), "module": module_name(function.file)} for function in bundle.functions],
+        "sources": sorted(bundle.sources),
+    }
+    (building / "bundle.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    building.chmod(0o755)
+    try:
+        os.rename(building, target)
+    except OSError:
+        shutil.rmtree(building)
+        if not target.exists():
+            raise
+    return target
+
+
+def read(folder: Path) -> Bundle:
+    """The version in its folder `<sha256>/`. Raises ValueError when its files are not the ones that were hashed."""
+    content = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    functions = tuple(
+        Function(**{key: value for key, value in entry.items() if key != "module"}) for entry in content["functions"]
+    )
+    bundle = _bundle(functions, {path: (folder / path).read_bytes() for path in content["sources"]})
+    if bundle.sha256 != content["sha256"]:
+        raise ValueError(f"{folder}: its files have changed since it was written; publish the rewards again")
+    return bundle
+
+
+def columns_read(bundle: Bundle) -> list[ColumnRead]:
+    """The dataset columns that the reward functions read by a literal name."""
+    found: list[ColumnRead] = []
+    for function in bundle.functions:
+        tree = parse(function.file, bundle.sources[function.file])
+        found += columns_of(tree, function.attribute, function.file)
+    return list(dict.fromkeys(found))
+
+
+def _function(name: str, reward: Reward) -> Function:
+    path, _, attribute = reward.fn.rpartition(":")
+    return Function(
+        name=name,
+        file=path.removeprefix("./"),
+        attribute=attribute,
+        weight=reward.weight,
+        trusted=reward.trusted,
+        timeout=reward.timeout,
+        on_error=reward.on_error,
+    )
+
+
+def _bundle(functions: Sequence[Function], sources: Mapping[str, bytes]) -> Bundle:
+    files = [[path, hashlib.sha256(source).hexdigest()] for path, source in sorted(sources.items())]
+    canonical = json.dumps([[asdict(function) for function in functions], files], sort_keys=True)
+    sha256 = hashlib.sha256(canonical.encode()).hexdigest()
+    return Bundle(sha256=sha256, sources=dict(sorted(sources.items())), functions=functions)

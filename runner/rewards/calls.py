@@ -1,0 +1,153 @@
+"""The calls of one `score()`: which wait, which run where, and the scores as they come in. No processes here."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runner.rewards.bundle import Function
+from runner.rewards.contract import GroupCall, Outcome, Score
+from runner.rewards.frames import encode
+
+MESSAGE_SECONDS = 0.02
+"""Expected work in one message: long enough to hide the round trip, short enough to keep workers evenly busy."""
+MESSAGE_CALLS = 64
+MESSAGE_BYTES = 256 << 10
+
+
+@dataclass(slots=True)
+class Call:
+    """One reward function on one completion."""
+
+    number: int
+    """Position in the batch: completion number × functions + function. Worker and host name the call by it."""
+    group: int
+    index: int
+    """Of the completion in its group."""
+    function: int
+    deaths: int = 0
+    """Workers that died while it was running."""
+
+
+class Batch:
+    """The calls of some groups on every function, and their scores. [n completions × F functions]"""
+
+    def __init__(
+        self, groups: Sequence[GroupCall], functions: Sequence[Function], *, step: int, split: str, give_up: int
+    ) -> None:
+        self._groups = groups
+        self._functions = functions
+        self._place = {"step": step, "split": split}
+        self._examples = [json.dumps(dict(group.example), ensure_ascii=False, default=str) for group in groups]
+        self._messages = [json.dumps(group.messages and [*group.messages], ensure_ascii=False) for group in groups]
+        self._give_up = give_up
+        self._hangs = [0] * len(functions)
+        places = [(group, index) for group, call in enumerate(groups) for index in range(len(call.completions))]
+        self._scores: list[Score | None] = [None] * (len(places) * len(functions))
+        self._open = len(self._scores)
+        self.waiting = deque(
+            Call(row * len(functions) + function, group, index, function)
+            for row, (group, index) in enumerate(places)
+            for function in range(len(functions))
+        )
+        self.alone: deque[Call] = deque()
+        """Calls whose worker died: each is tried once more in a fresh worker with nothing before it."""
+
+    @property
+    def is_done(self) -> bool:
+        return self._open == 0
+
+    def scores(self) -> list[list[Score]]:
+        """[n][F], once the batch is done."""
+        scores = [score for score in self._scores if score is not None]
+        width = len(self._functions)
+        return [scores[start : start + width] for start in range(0, len(scores), width)]
+
+    def take(self, pace: Sequence[float]) -> list[Call]:
+        """The next message's calls: of one group, at least one if any waits. `pace`: seconds a call, by function."""
+        taken: list[Call] = []
+        seconds, size = 0.0, 0
+        while self.waiting and len(taken) < MESSAGE_CALLS:
+            call = self.waiting[0]
+            seconds += pace[call.function]
+            size += len(self._groups[call.group].completions[call.index])
+            full = seconds > MESSAGE_SECONDS or size > MESSAGE_BYTES or (taken and call.group != taken[0].group)
+            if taken and full:
+                break
+            taken.append(self.waiting.popleft())
+        return taken
+
+    def put_back(self, calls: Sequence[Call]) -> None:
+        """Calls that a worker was given and didn't start."""
+        self.waiting.extendleft(reversed(calls))
+        for function, hangs in enumerate(self._hangs):
+            if hangs >= self._give_up:
+                self._drop(function)
+
+    def message(self, calls: Sequence[Call]) -> bytes:
+        """The request frame for calls of one group."""
+        group = self._groups[calls[0].group]
+        indices = list(dict.fromkeys(call.index for call in calls))
+        finish = group.finish or (None,) * len(group.completions)
+        request = {
+            **self._place,
+            "group": calls[0].group,
+            "prompt": group.prompt,
+            "example": self._examples[calls[0].group],
+            "messages": self._messages[calls[0].group],
+            "completions": [[index, group.completions[index], finish[index]] for index in indices],
+            "calls": [[call.number, call.function, indices.index(call.index)] for call in calls],
+        }
+        return encode(request)
+
+    def record(
+        self,
+        call: Call,
+        outcome: Outcome,
+        *,
+        value: float | None = None,
+        reason: str | None = None,
+        error: str | None = None,
+        output: str | None = None,
+        seconds: float = 0.0,
+    ) -> None:
+        """The one score of the call. `on_error: zero` gives an error its 0.0 here."""
+        function = self._functions[call.function]
+        if outcome.is_error and function.on_error == "zero":
+            value = 0.0
+        assert self._scores[call.number] is None, "one score per call"
+        self._scores[call.number] = Score(
+            name=function.name,
+            value=value,
+            outcome=outcome,
+            reason=reason,
+            error=error,
+            output=output,
+            seconds=seconds,
+        )
+        self._open -= 1
+        self._count_hangs(call.function, outcome)
+
+    def fail_waiting(self, error: str) -> None:
+        """Records what waits as our own failure: there is no way to run it."""
+        for call in [*self.waiting, *self.alone]:
+            self.record(call, Outcome.INFRASTRUCTURE, error=error)
+        self.waiting.clear()
+        self.alone.clear()
+
+    def _count_hangs(self, function: int, outcome: Outcome) -> None:
+        if outcome is not Outcome.TIMEOUT:
+            self._hangs[function] = 0
+            return
+        self._hangs[function] += 1
+        if self._hangs[function] == self._give_up:
+            self._drop(function)
+
+    def _drop(self, function: int) -> None:
+        """Doesn't start what waits of a function that hangs every time, or 1000 hangs would cost 1000 deadlines."""
+        dropped = [call for call in self.waiting if call.function == function]
+        self.waiting = deque(call for call in self.waiting if call.function != function)
+        for call in dropped:
+            self.record(call, Outcome.TIMEOUT, error=f"not started: {self._give_up} calls in a row timed out")

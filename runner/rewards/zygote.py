@@ -1,0 +1,234 @@
+"""The parent of the reward workers of one version: imports the reward files once, then forks a worker on request.
+
+Executed by its path in a bare interpreter (standard library only, nothing of ours, an environment made from nothing),
+so that a fork takes 2 ms and inherits neither CUDA, threads nor secrets from the trainer. It sees to it that no process
+outlives the host: it is a subreaper, kills whatever its workers leave behind, and goes when the host is gone.
+
+Arguments: control descriptor, bundle folder, seed, the host's pid, `early` or `late` import. On the control socket
+the host writes `F` with three descriptors (socket, output file, stack file) for each worker it wants. The zygote
+writes one JSON frame when it has loaded, then records `<cii`: `F`, pid with the pidfd beside it; `D`, pid, wait status.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import faulthandler
+import gc
+import importlib.util
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+LINUX = sys.platform == "linux"
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+SWEEP = 0.25
+"""Seconds between two looks for orphans and for the host."""
+
+
+def main(control_fd: int, folder: str, seed: str, host: int, when: str) -> None:
+    control = socket.socket(fileno=control_fd)
+    control.set_inheritable(False)
+    # The host's starting thread waits for the import, so its death is the host's; later that would not be so.
+    _die_with_parent(host)
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    _first_to_be_killed()
+    worker = _module("reward_worker", Path(__file__).with_name("worker.py"))
+    specs = json.loads(Path(folder, "bundle.json").read_bytes())["functions"]
+    sys.path.insert(0, folder)
+    loaded = None
+    if when == "early":
+        faulthandler.register(signal.SIGUSR1, file=2, all_threads=False)
+        loaded = _load(worker, folder, specs, control)
+        if _threads() > 1:  # a fork would have locks of threads that it doesn't have
+            control.set_inheritable(True)
+            os.execv(sys.executable, [*sys.orig_argv[:-1], "late"])
+    sys.stdout.flush()
+    _send(control, {})
+    _prctl(PR_SET_PDEATHSIG, 0)
+    gc.collect()
+    gc.freeze()
+    Zygote(control, host, lambda: loaded or worker.Loaded(folder + "/", specs), worker.run, seed).serve()
+
+
+def _load(worker: ModuleType, folder: str, specs: list[dict[str, str]], control: socket.socket) -> Any:
+    """Imports every reward file; tells the host what is wrong and exits if that fails."""
+    try:
+        return worker.Loaded(folder + "/", specs)
+    except BaseException as error:  # also exit() at module level
+        file, line = _place(error, folder)
+        _send(control, {"error": worker.describe(error, folder + "/"), "file": file, "line": line})
+        os._exit(1)
+
+
+def _place(error: BaseException, folder: str) -> tuple[str, int]:
+    """The innermost line of the bundle that the error came from."""
+    if isinstance(error, SyntaxError) and (error.filename or "").startswith(folder):
+        return str(error.filename)[len(folder) + 1 :], error.lineno or 0
+    file, line, traceback = "", 0, error.__traceback__
+    while traceback is not None:
+        name = traceback.tb_frame.f_code.co_filename
+        if name.startswith(folder):
+            file, line = name[len(folder) + 1 :], traceback.tb_lineno
+        traceback = traceback.tb_next
+    return file, line
+
+
+class Zygote:
+    """Forks, reaps, sweeps. `load` gives the imported rewards, at once unless their import starts threads."""
+
+    def __init__(self, control: socket.socket, host: int, load: Any, run: Any, seed: str) -> None:
+        self._control = control
+        self._host = host
+        self._load = load
+        self._run = run
+        self._seed = seed
+        self._workers: set[int] = set()
+        self._wake, wake_end = os.pipe()
+        for end in (self._wake, wake_end):
+            os.set_blocking(end, False)
+        self._wake_end = wake_end
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake_end, warn_on_full_buffer=False)
+
+    def serve(self) -> NoReturn:
+        try:
+            while os.getppid() == self._host:
+                ready, _, _ = select.select([self._control, self._wake], [], [], SWEEP)
+                if self._wake in ready:
+                    os.read(self._wake, 4096)
+                self._reap()
+                self._sweep()
+                if self._control in ready and not self._take_request():
+                    break
+        finally:
+            self._end()
+
+    def _take_request(self) -> bool:
+        request, descriptors, _, _ = socket.recv_fds(self._control, 1, 3)
+        if request == b"F":
+            self._fork(descriptors)
+        return bool(request)
+
+    def _fork(self, descriptors: list[int]) -> None:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._become_worker(parent)
+                self._run(*descriptors, self._load, self._seed)
+            finally:
+                os._exit(1)
+        self._workers.add(pid)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self._tell(b"F", pid, 0)
+
+    def _become_worker(self, parent: int) -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._control.close()
+        os.close(self._wake)
+        os.close(self._wake_end)
+        os.setsid()
+        _die_with_parent(parent)
+
+    def _reap(self) -> None:
+        """Tells of dead workers. The dead leader's number stays taken until it is reaped, so its group is killed first."""
+        for pid in list(self._workers):
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                continue
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+            self._workers.discard(pid)
+            self._tell(b"D", pid, status)
+
+    def _sweep(self) -> None:
+        """Kills every child that is no worker: what a reward detached came to us as the subreaper."""
+        for pid in _children():
+            if pid not in self._workers:
+                with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, os.WNOHANG)
+
+    def _tell(self, what: bytes, pid: int, status: int) -> None:
+        record = struct.pack("<cii", what, pid, status)
+        pidfd = os.pidfd_open(pid) if what == b"F" and hasattr(os, "pidfd_open") else None
+        rights = [] if pidfd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))]
+        self._control.sendmsg([record], rights)
+        if pidfd is not None:
+            os.close(pidfd)
+
+    def _end(self) -> NoReturn:
+        """Kills workers and orphans until there are none; each kill may bring more orphans."""
+        for pid in self._workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+        self._workers.clear()
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            self._sweep()
+            try:
+                os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
+            except ChildProcessError:
+                break
+            time.sleep(0.001)
+        os._exit(0)
+
+
+def _children() -> list[int]:
+    try:
+        return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _threads() -> int:
+    try:
+        return os.stat("/proc/self/task").st_nlink - 2
+    except OSError:
+        return 1
+
+
+def _module(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _send(control: socket.socket, value: dict[str, Any]) -> None:
+    body = json.dumps(value).encode()
+    control.sendall(struct.pack("<I", len(body)) + body)
+
+
+def _prctl(option: int, value: int) -> None:
+    if LINUX:
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _die_with_parent(parent: int) -> None:
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # it died before we asked
+
+
+def _first_to_be_killed() -> None:
+    """When memory runs out the kernel takes a reward process, not the trainer."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])

@@ -1,0 +1,368 @@
+"""The store: every write of the database is a method here, in one BEGIN IMMEDIATE transaction.
+
+Any local process may write. Waiting for another writer is SQLite's busy timeout; commits are synchronous=FULL, for
+state has to survive power loss and ingest commits too seldom to matter. Reads are in `runner.store.queries`.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import msgspec
+from sqlite_utils import Database
+
+from runner.journal.states import STATE_OF, Reason, State
+from runner.store import folder as records
+from runner.store import ingest
+from runner.store.errors import IllegalTransition, SlotTaken, StoreError, UnknownRun
+from runner.store.inserts import assign, insert_attempt, insert_run, insert_transition, update_attempt
+from runner.store.rows import AttemptRow, Claim, JobRow, RunRow, Submission, Want, columns, fetch
+from runner.store.schema import open_database, open_read_only
+
+Row = TypeVar("Row")
+
+ALLOWED: dict[State, frozenset[State]] = {
+    State.QUEUED: frozenset({State.STARTING, State.CANCELLED, State.SUPERSEDED, State.HELD}),
+    State.STARTING: frozenset({State.RUNNING, State.QUEUED, State.FAILED, State.CANCELLED, State.HELD}),
+    State.RUNNING: frozenset(
+        {State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMED_OUT, State.QUEUED, State.HELD}
+    ),
+    State.HELD: frozenset({State.QUEUED, State.CANCELLED}),
+}
+"""Where a run may go from each state; a final state is in no key."""
+
+
+class Store:
+    """One connection, for one thread. Usable as a context manager."""
+
+    def __init__(self, db: Database, path: Path, *, writable: bool) -> None:
+        self.db = db
+        self.path = path
+        self._writable = writable
+
+    @classmethod
+    def open(cls, path: Path) -> Store:
+        """Opens for writing; makes or migrates the database. Raises StoreError for one that a newer runner made."""
+        return cls(open_database(path), path, writable=True)
+
+    @classmethod
+    def read_only(cls, path: Path) -> Store:
+        """Opens for reading; never creates or changes anything. Raises StoreError when there is no database."""
+        return cls(open_read_only(path), path, writable=False)
+
+    def close(self) -> None:
+        self.db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    # Reading
+
+    def fetch(self, kind: type[Row], sql: str, params: Sequence[object] = ()) -> list[Row]:
+        """Rows of a SELECT whose columns are the fields of `kind`."""
+        return fetch(self.db.conn, kind, sql, params)
+
+    def run(self, run_id: str) -> RunRow:
+        """The run with exactly this id. Raises UnknownRun."""
+        rows = self.fetch(RunRow, f"SELECT {columns(RunRow)} FROM runs WHERE id = ?", (run_id,))
+        if not rows:
+            raise UnknownRun(f"no run {run_id!r}; `runner ls` shows the runs there are")
+        return rows[0]
+
+    def attempts(self, run_id: str) -> list[AttemptRow]:
+        """The run's attempts, in order."""
+        return self.fetch(
+            AttemptRow, f"SELECT {columns(AttemptRow)} FROM attempts WHERE run_id = ? ORDER BY n", (run_id,)
+        )
+
+    def folder(self, run: RunRow) -> Path:
+        """The run's folder."""
+        return self.path.parent / run.folder
+
+    # Writing
+
+    @contextmanager
+    def writing(self) -> Generator[sqlite3.Connection]:
+        """One transaction that begins as a writer; for this room only."""
+        if not self._writable:
+            raise StoreError(f"{self.path}: opened for reading only")
+        conn = self.db.conn
+        conn.execute("BEGIN IMMEDIATE")
+        try:
+            yield conn
+            conn.execute("COMMIT")
+        except BaseException:
+            if conn.in_transaction:  # on a full disk SQLite has rolled back by itself
+                conn.execute("ROLLBACK")
+            raise
+
+    def submit(self, new: Submission) -> str:
+        """Puts a run in the queue and makes its folder with `run.json`; gives its id.
+
+        A pending run of the same job and backend is superseded: the newest wins.
+        """
+        with self.writing() as conn:
+            run_id = _next_id(conn, new.job)
+            number: int = conn.execute("SELECT coalesce(max(number), 0) + 1 FROM runs").fetchone()[0]
+            pending = self.sibling(new.job, new.backend, (State.QUEUED,))
+            if pending:
+                self._move(self.run(pending), State.SUPERSEDED, Reason.SUPERSEDED, f"by {run_id}")
+            record = _run_record(run_id, number, new)
+            insert_run(conn, record, records.RunState(state=State.QUEUED, reason=Reason.WAITING, priority=new.priority))
+            self._record_transition(run_id, None, State.QUEUED, Reason.WAITING, "")
+            records.write(records.run_file(self.folder(self.run(run_id))), record)
+            self._mirror(run_id)
+        return run_id
+
+    def claim(self, run_id: str) -> Claim:
+        """Takes a queued run to `starting`, or says what it waits for (kept as its detail, too)."""
+        with self.writing() as conn:
+            run = self.run(run_id)
+            if run.state is not State.QUEUED:
+                return Claim(run=None, waiting=f"{run.id} is {run.state}")
+            if run.want != "run":
+                return Claim(run=None, waiting=f"{run.id} is to {run.want}")
+            live = self.sibling(run.job, run.backend, (State.STARTING, State.RUNNING))
+            if live:
+                waiting = f"waiting for {live} to end"
+                conn.execute("UPDATE runs SET detail = ? WHERE id = ?", (waiting, run.id))
+                return Claim(run=None, waiting=waiting)
+            self._move(run, State.STARTING, None, "")
+            return Claim(run=self.run(run_id))
+
+    def claim_next(self, backend: str | None = None) -> Claim:
+        """Claims the first queued run that can start: higher priority first, then the order of submission."""
+        waiting = "nothing is queued"
+        queued = self.db.conn.execute(
+            "SELECT id FROM runs WHERE state = 'queued' AND want = 'run' AND backend = coalesce(?, backend) "
+            "ORDER BY priority DESC, number",
+            (backend,),
+        ).fetchall()
+        for (run_id,) in queued:
+            claim = self.claim(run_id)
+            if claim.run:
+                return claim
+            waiting = f"{run_id}: {claim.waiting}"
+        return Claim(run=None, waiting=waiting)
+
+    def waiting(self, run_id: str, detail: str) -> None:
+        """Notes what a queued run waits for, as in `no GPU`. Nothing happens to a run that isn't queued."""
+        with self.writing() as conn:
+            conn.execute(
+                "UPDATE runs SET detail = ? WHERE id = ? AND state = 'queued' AND detail <> ?", (detail, run_id, detail)
+            )
+
+    def transition(
+        self, run_id: str, state: State, reason: Reason | None = None, detail: str = "", error: str | None = None
+    ) -> RunRow:
+        """Moves a run to another state and records that it did.
+
+        `held` and the final states need a reason, the one that leads there (`STATE_OF`). Raises IllegalTransition for a
+        move that ALLOWED does not have, SlotTaken when the run would be queued beside a pending one of its job.
+        """
+        with self.writing():
+            run = self.run(run_id)
+            self._move(run, state, reason, detail, error)
+            return self.run(run_id)
+
+    def want(self, run_id: str, want: Want) -> None:
+        """Records a wish; whoever looks after the run acts on it. Raises IllegalTransition for a run that has ended."""
+        with self.writing() as conn:
+            run = self.run(run_id)
+            if run.state.is_final:
+                raise IllegalTransition(f"{run_id} has ended ({run.state}); `runner rerun {run_id}` makes a new run")
+            conn.execute("UPDATE runs SET want = ? WHERE id = ?", (want, run_id))
+            self._mirror(run_id)
+
+    def set_priority(self, run_id: str, priority: int) -> None:
+        """Higher goes first."""
+        self._update_run(run_id, priority=priority)
+
+    def set_digest(self, run_id: str, digest: str, note: str) -> None:
+        """Stores what `runner.store.digest.digest` gave."""
+        self._update_run(run_id, digest=digest, digest_note=note)
+
+    def start_attempt(
+        self, run_id: str, handle: dict[str, Any] | None = None, *, host: str | None = None, boot_id: str | None = None
+    ) -> int:
+        """The number of a new attempt of a run that is starting; written down before its process is made."""
+        with self.writing() as conn:
+            run = self.run(run_id)
+            if run.state is not State.STARTING:
+                raise IllegalTransition(f"{run_id} is {run.state}; an attempt needs a claimed run")
+            last = max([a.n for a in self.attempts(run_id)] + records.journals(self.folder(run)), default=0)
+            insert_attempt(conn, run_id, last + 1)
+            self._update_attempt(
+                run_id, last + 1, handle=_json(handle), host=host, boot_id=boot_id, started_at=time.time()
+            )
+            self._mirror(run_id)
+        return last + 1
+
+    def set_handle(self, run_id: str, n: int, handle: dict[str, Any]) -> None:
+        """Notes who runs the attempt, once its process is there."""
+        with self.writing():
+            self._update_attempt(run_id, n, handle=_json(handle))
+            self._mirror(run_id)
+
+    def end_attempt(
+        self, run_id: str, n: int, outcome: str, exit_code: int | None = None, ended_at: float | None = None
+    ) -> None:
+        """Writes down how an attempt ended."""
+        with self.writing():
+            self._update_attempt(
+                run_id, n, outcome=outcome, exit_code=exit_code, ended_at=time.time() if ended_at is None else ended_at
+            )
+            self._mirror(run_id)
+
+    def ingest(self, run_id: str) -> int:
+        """Makes rows of what the run's journals have gained; gives how many events that was.
+
+        Attempts in order: a journal that exists proves that the process of the one before it is gone. So the list is
+        made first and each file is then read to its end. Raises JournalError; what was complete before it is kept.
+        """
+        run = self.run(run_id)
+        return sum(self._ingest_attempt(run, n) for n in records.journals(self.folder(run)))
+
+    def _ingest_attempt(self, run: RunRow, n: int) -> int:
+        """Reads outside the transaction and drops what it read if another ingester was faster."""
+        path = self.folder(run) / records.journal_name(n)
+        total = 0
+        while True:
+            start = self._offset(run.id, n)
+            chunk = ingest.read_chunk(path, start or 0)
+            if not chunk.events and start is not None:
+                return total
+            with self.writing() as conn:
+                insert_attempt(conn, run.id, n)
+                if self._offset(run.id, n) != (start or 0):
+                    continue
+                to = ingest.Target(conn, run.id, run.number, n)
+                for event in chunk.events:
+                    ingest.insert(to, event)
+                self._update_attempt(run.id, n, journal_offset=chunk.end)
+            total += len(chunk.events)
+
+    def _offset(self, run_id: str, n: int) -> int | None:
+        sql = "SELECT journal_offset FROM attempts WHERE run_id = ? AND n = ?"
+        row = self.db.conn.execute(sql, (run_id, n)).fetchone()
+        return None if row is None else int(row[0])
+
+    def put_job(self, job: JobRow) -> None:
+        """Notes a job file as the scan sees it now."""
+        with self.writing() as conn:
+            conn.execute(
+                "INSERT OR REPLACE INTO jobs (name, path, revision, state, errors, seen_at) VALUES (?, ?, ?, ?, ?, ?)",
+                (job.name, job.path, job.revision, job.state, json.dumps(job.errors), job.seen_at),
+            )
+
+    def remove_job(self, name: str) -> None:
+        """Forgets a job file; its runs stay."""
+        with self.writing() as conn:
+            conn.execute("DELETE FROM jobs WHERE name = ?", (name,))
+
+    # Inside a transaction
+
+    def _move(self, run: RunRow, to: State, reason: Reason | None, detail: str, error: str | None = None) -> None:
+        """The one place where a state changes."""
+        _check_move(run, to, reason)
+        pending = self.sibling(run.job, run.backend, (State.QUEUED,)) if to is State.QUEUED else None
+        if pending:
+            raise SlotTaken(f"{run.id} can't be queued: {pending} is pending for {run.job}; cancel that one first")
+        now = time.time()
+        self.db.conn.execute(
+            "UPDATE runs SET state = ?, reason = ?, detail = ?, error = ?, want = ?, "
+            "started_at = coalesce(started_at, ?), ended_at = ? WHERE id = ?",
+            (
+                to, reason, detail, error,
+                "run" if run.state is State.HELD and to is State.QUEUED else run.want,
+                now if to is State.RUNNING else None,
+                now if to.is_final else None,
+                run.id,
+            ),
+        )  # fmt: skip
+        self._record_transition(run.id, run.state, to, reason, detail)
+        self._mirror(run.id)
+
+    def _record_transition(
+        self, run_id: str, old: State | None, new: State, reason: Reason | None, detail: str
+    ) -> None:
+        conn = self.db.conn
+        sql = "SELECT coalesce(max(seq), 0) + 1 FROM events WHERE run_id = ? AND attempt = 0"
+        seq: int = conn.execute(sql, (run_id,)).fetchone()[0]
+        data = {"from": old, "to": new, "reason": reason, "detail": detail}
+        insert_transition(conn, run_id, records.TransitionRecord(seq=seq, at=time.time(), data=data))
+
+    def sibling(self, job: str, backend: str, states: Sequence[State]) -> str | None:
+        """Id of the job's run in one of these states; the schema allows one."""
+        marks = ", ".join("?" * len(states))
+        sql = f"SELECT id FROM runs WHERE job = ? AND backend = ? AND state IN ({marks})"
+        row = self.db.conn.execute(sql, (job, backend, *states)).fetchone()
+        return None if row is None else str(row[0])
+
+    def _update_run(self, run_id: str, **values: object) -> None:
+        with self.writing() as conn:
+            self.run(run_id)
+            conn.execute(f"UPDATE runs SET {assign(values)} WHERE id = ?", (*values.values(), run_id))
+            self._mirror(run_id)
+
+    def _update_attempt(self, run_id: str, n: int, **values: object) -> None:
+        if not update_attempt(self.db.conn, run_id, n, **values):
+            raise StoreError(f"{run_id} has no attempt {n}")
+
+    def _mirror(self, run_id: str) -> None:
+        """Writes `state.json`, under the write lock, so that an older state never replaces a newer one."""
+        run = self.run(run_id)
+        sql = "SELECT seq, at, data FROM events WHERE run_id = ? AND attempt = 0 ORDER BY seq"
+        moves = self.db.conn.execute(sql, (run_id,)).fetchall()
+        record = records.StateRecord(
+            run=_convert(run, records.RunState),
+            attempts=[_convert(attempt, records.AttemptState) for attempt in self.attempts(run_id)],
+            transitions=[records.TransitionRecord(seq=seq, at=at, data=json.loads(data)) for seq, at, data in moves],
+        )
+        if self.folder(run).is_dir():
+            records.write(records.state_file(self.folder(run)), record)
+
+
+def _check_move(run: RunRow, to: State, reason: Reason | None) -> None:
+    if to not in ALLOWED.get(run.state, frozenset()):
+        raise IllegalTransition(f"{run.id} is {run.state} and can't become {to}")
+    if (to.is_final or to is State.HELD) and (reason is None or STATE_OF[reason] is not to):
+        raise IllegalTransition(f"{run.id}: the reason {reason or '(none)'} does not lead to {to}")
+
+
+def _next_id(conn: sqlite3.Connection, job: str) -> str:
+    sql = "SELECT coalesce(max(CAST(substr(id, length(job) + 2) AS INTEGER)), 0) + 1 FROM runs WHERE job = ?"
+    return f"{job}-{conn.execute(sql, (job,)).fetchone()[0]}"
+
+
+def _run_record(run_id: str, number: int, new: Submission) -> records.RunRecord:
+    return records.RunRecord(
+        id=run_id,
+        number=number,
+        job=new.job,
+        revision=new.revision,
+        backend=new.backend,
+        emulated=new.emulated,
+        parent=new.parent,
+        total_steps=new.total_steps,
+        created_at=time.time(),
+        spec=msgspec.Raw(new.spec.encode()),
+    )
+
+
+def _convert(row: RunRow | AttemptRow, kind: type[records.Record]) -> records.Record:
+    return msgspec.convert(row, kind, from_attributes=True)
+
+
+def _json(value: object) -> str | None:
+    return None if value is None else json.dumps(value)
