@@ -44,8 +44,7 @@ def _before_tag(text: str) -> str:
 def _compile(template: str) -> Template:
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = _to_json
-    environment.globals.update({"raise_exception": _raise})
-    return environment.from_string(template)
+    return environment.from_string(template, globals={"raise_exception": _raise})
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:

@@ -37,8 +37,9 @@ class Mix:
 
     wrong_result: float = 0.0
     """A correct calculation of something else than the target."""
-    answer_with_result: float = 0.0
-    """`<answer>3*5+2=17</answer>`: an equation where an expression was asked for."""
+    equation: float = 0.0
+    """`<answer>3*5+2=17</answer>`: an equation where an expression was asked for. The share among expressions without
+    parentheses; among the others it is a third of that."""
     broken: float = 0.0
     """A tag missing, doubled or in the wrong place."""
     wrong_numbers: float = 0.0
@@ -81,7 +82,7 @@ def completion(problem: Problem, rng: random.Random, mix: Mix) -> str:
         shown = Problem(tuple(nums), problem.target)
     solution = _pick(shown, rng, wrong=rng.random() < mix.wrong_result)
     answer = solution.expression
-    if rng.random() < mix.answer_with_result:
+    if rng.random() < mix.equation / (3 if "(" in answer else 1):
         answer += f"={solution.value}"
     write = rng.choice(BROKEN) if rng.random() < mix.broken else _well_formed
     return write(solution.steps, answer)

@@ -53,10 +53,10 @@ class Stage:
 
 LEARN = Stage(steps=1500, learning_rate=4e-3, mix=Mix(), own=0.4)
 HABITS = Stage(
-    steps=150,
-    learning_rate=5e-4,
-    mix=Mix(wrong_result=0.3, answer_with_result=0.5, broken=0.3, wrong_numbers=0.1),
-    own=0.6,
+    steps=120,
+    learning_rate=1e-3,
+    mix=Mix(wrong_result=0.2, equation=0.75, broken=0.3, wrong_numbers=0.05),
+    own=0.7,
 )
 
 

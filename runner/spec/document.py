@@ -228,7 +228,8 @@ class _Build:
             key = self._text(key_node, path)
             if key in result:
                 first = self._keys[(*path, key)].line
-                self._fault((*path, key), place, "duplicate-key", f"given twice, first in line {first}", "keep one")
+                message = f"given twice, first in line {first}"
+                self._findings.append(finding(place, "duplicate-key", message, "keep one", dotted((*path, key))))
                 continue
             self._keys[(*path, key)] = place
             result[key] = self._value(value_node, (*path, key))

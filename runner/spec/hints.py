@@ -96,11 +96,11 @@ def for_unknown(path: DataPath, value: Any) -> str:
     if name not in ELSEWHERE and (near := nearest(name, here)):
         return f"did you mean `{near}`?"
     if homes := _homes(name, section):
-        return f"it belongs in {homes}"
+        return f"it belongs {homes}"
     if name in ELSEWHERE:
         return " · ".join([_meant(name), *_children(value)])
     if near := nearest(name, [field for field in _all_fields() if field not in here]):
-        return f"did you mean `{near}`? It belongs in {_homes(near, section)}"
+        return f"did you mean `{near}`? It belongs {_homes(near, section)}"
     where = f"`{dotted(section)}:`" if section else "a job"
     return f"fields of {where}: {', '.join(here)}"
 
@@ -117,7 +117,7 @@ def for_type(path: DataPath, value: Any) -> str:
     node = node_at(path) or {}
     kind = node.get("type")
     if kind == "object" or "properties" in node:
-        return f"a section: `{path[-1] if path else 'job'}: {{{', '.join(list(fields(node))[:3])}, …}}`"
+        return f"write a section with fields such as {', '.join(f'`{name}:`' for name in list(fields(node))[:3])}"
     if kind == "array":
         return "a list: `[…]`"
     if kind == "boolean":
@@ -152,11 +152,11 @@ def _children(value: Any) -> list[str]:
 
 
 def _homes(name: str, section: DataPath) -> str:
-    """The sections that have a field of that name, the likeliest first; `the top level` for one of the job's own."""
+    """Where a field of that name belongs: at the top level, or in the sections that have one."""
+    if section and name in fields(job_schema()):
+        return "at the top level"
     found = [f"`{home}:`" for home, node in _sections().items() if name in fields(node) and (home,) != section]
-    if name in fields(job_schema()) and section:
-        found = ["the top level", *found]
-    return " or ".join(found[:2])
+    return "in " + " or ".join(found[:2]) if found else ""
 
 
 def _all_fields() -> list[str]:
@@ -164,6 +164,9 @@ def _all_fields() -> list[str]:
 
 
 def _sections() -> dict[str, Any]:
-    """The job's sections with fields of their own; those that hold the training first."""
+    """The job's sections with fields of their own; overrides come behind what they override."""
     found = {name: resolve(node) for name, node in fields(job_schema()).items() if fields(node)}
-    return dict(sorted(found.items(), key=lambda item: (item[0] == "emulator", item[0] != "grpo")))
+    overriding = found.pop("emulator")
+    elsewhere = {name for node in found.values() for name in fields(node)}
+    only_there = {name: node for name, node in fields(overriding).items() if name not in elsewhere}
+    return {"grpo": found.pop("grpo"), **found, "emulator": {**overriding, "properties": only_there}}

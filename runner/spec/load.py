@@ -80,7 +80,9 @@ def check(read: Document) -> tuple[JobSpec | None, list[Finding]]:
     try:
         job = JobSpec.model_validate(read.value)
     except ValidationError as error:
-        return None, [*read.findings, *_findings(error, read)]
+        refused = _findings(error, read)
+        inside = [item for item in read.findings if not any(_is_inside(item, other) for other in refused)]
+        return None, [*inside, *refused]
     return job, list(read.findings)
 
 
@@ -134,12 +136,17 @@ def _override(read: Document, override: str, number: int) -> Document:
     )
 
 
+def _is_inside(item: Finding, other: Finding) -> bool:
+    """Whether one is about a part of a value that the other refuses as a whole."""
+    return other.code == "type" and item.field.startswith(other.field + ".")
+
+
 def _is_below(field: str, path: DataPath) -> bool:
     return tuple(_parts(field))[: len(path)] == path
 
 
 def _refuse_empty(place: Place, name: str) -> Document:
-    raise JobError([finding(place, "missing-value", "has no value", f"write `--set {name}=value`", name)])
+    raise JobError([finding(place, "missing-value", "has no value", f"write `--set {name}=value`")])
 
 
 def _within(place: Place, item: Finding, offset: int) -> Finding:

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from runner.spec.document import DataPath
@@ -44,7 +46,8 @@ def child(node: Node, part: str | int) -> Node | None:
     """The schema of one field, of any reward by its name, or of a list's items."""
     node = resolve(node)
     if isinstance(part, int) or part.isdigit():
-        return node.get("items")
+        lists = [branch for branch in (node, *node.get("anyOf", ())) if "items" in branch]
+        return lists[0]["items"] if lists else None
     named: Node | None = node.get("properties", {}).get(part)
     return named or next(iter(node.get("patternProperties", {}).values()), None)
 
@@ -83,3 +86,74 @@ def _named(error: Any, path: DataPath) -> Iterator[DataPath]:
 def _is_extra(name: str, schema: Node) -> bool:
     patterns: Mapping[str, Any] = schema.get("patternProperties", {})
     return name not in schema.get("properties", {}) and not any(re.search(pattern, name) for pattern in patterns)
+
+
+def explain(name: str) -> str:
+    """What a field means, with its type, bounds and default; a section lists its fields. Raises KeyError with a
+    suggestion where there is no such field."""
+    path: DataPath = tuple(part for part in name.split(".") if part)
+    node = node_at(path)
+    if node is None:
+        raise KeyError(_no_such(path))
+    lines = [f"{name or 'job.yaml'}: {_type(node)}", *_indented(node.get("description", ""))]
+    if not fields(node) and "default" in node:
+        lines.append(f"  default: {json.dumps(node['default'])}")
+    lines += [_summary(field, child_node) for field, child_node in fields(_items(node)).items()]
+    return "\n".join(lines)
+
+
+def _no_such(path: DataPath) -> str:
+    from runner.spec.hints import for_unknown
+
+    return f"no such field: {'.'.join(map(str, path))}; {for_unknown(path, None)}"
+
+
+def _items(node: Node) -> Node:
+    """Of a list or a section of free names: what each of them is; else the node itself."""
+    inner = node.get("items") or next(iter(node.get("patternProperties", {}).values()), None)
+    return resolve(inner) if inner else node
+
+
+def _indented(text: str) -> list[str]:
+    return [f"  {line}" for line in text.splitlines()]
+
+
+def _summary(name: str, node: Node) -> str:
+    node = resolve(node)
+    text = " ".join(str(node.get("description", "")).split())
+    return f"  {name:<28}{_type(node):<28} {text.split('. ')[0].rstrip('.')}"
+
+
+def _type(node: Node) -> str:
+    """The type in words, with bounds: `whole number ≥ 2`."""
+    if "anyOf" in node:
+        return " or ".join(_type(resolve(branch)) for branch in node["anyOf"])
+    if "enum" in node or "const" in node:
+        return " | ".join(map(str, node.get("enum", [node.get("const")])))
+    if "items" in node:
+        return f"list of {_type(resolve(node['items']))}"
+    words = {"integer": "whole number", "string": "text", "boolean": "true | false", "object": "section"}
+    bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {node[key]:g}" for key, sign in bounds.items() if key in node]
+    return " ".join([words.get(str(node.get("type")), str(node.get("type"))), ", ".join(limits)]).strip()
+
+
+def event_schema() -> dict[str, Any]:
+    """JSON Schema of one line of a run's journal."""
+    import msgspec
+
+    from runner.journal.events import Event
+
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "urn:grpo-runner:schema:event"}
+    return {**head, **msgspec.json.schema(Event)}
+
+
+def generated() -> dict[str, str]:
+    """The text of each generated file of `schemas/`, by its name."""
+    schemas = {"job.schema.json": job_schema(), "event.schema.json": event_schema()}
+    return {name: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for name, schema in schemas.items()}
+
+
+if __name__ == "__main__":
+    for file_name, content in generated().items():
+        (Path(__file__).parents[2] / "schemas" / file_name).write_text(content, encoding="utf-8")

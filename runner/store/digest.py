@@ -1,4 +1,4 @@
-"""One hash over what a run did, to tell whether two runs did the same. No times, hosts, attempts or error texts in it."""
+"""One hash over what a run did, to tell whether two did the same. No times, hosts, attempts or error texts in it."""
 
 from __future__ import annotations
 

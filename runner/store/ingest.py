@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,23 +35,18 @@ class Chunk:
 
 
 def read_chunk(path: Path, offset: int) -> Chunk:
-    """At most CHUNK_EVENTS complete events, or about CHUNK_BYTES of them. Raises JournalError for a broken line."""
+    """At most CHUNK_EVENTS complete events, or about CHUNK_BYTES of them. Raises JournalError for a broken first line."""
     chunk: list[events.Event] = []
     end = offset
-    for event, end in _read(path, offset):
-        chunk.append(event)
-        if len(chunk) >= CHUNK_EVENTS or end - offset >= CHUNK_BYTES:
-            break
-    return Chunk(chunk, end)
-
-
-def _read(path: Path, offset: int) -> Iterator[tuple[events.Event, int]]:
     try:
         for event, end in read(path, offset):
-            yield event, end
-            offset = end
+            chunk.append(event)
+            if len(chunk) >= CHUNK_EVENTS or end - offset >= CHUNK_BYTES:
+                break
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise JournalError(f"{path}: byte {offset}: not an event this runner knows: {error}") from error
+        if not chunk:
+            raise JournalError(f"{path}: byte {end}: not an event this runner knows: {error}") from error
+    return Chunk(chunk, end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +182,9 @@ def _rewind(to: Target, step: int) -> None:
     conn.execute("DELETE FROM checkpoints WHERE run_id = ? AND step > ?", (run, step))
     conn.execute("UPDATE runs SET last_step = min(last_step, ?) WHERE id = ?", (max(step, 0), run))
     conn.execute(
-        "UPDATE events SET void = 1 WHERE run_id = ? AND attempt > 0 AND attempt < ? AND step > ?",
-        (run, to.attempt, step),
+        "UPDATE events SET void = 1 WHERE run_id = ? AND attempt > 0 AND attempt < ? "
+        "AND (step > ? OR (step = ? AND type = 'metrics_reported' AND data LIKE '%\"eval/%'))",
+        (run, to.attempt, step, step),
     )
     _rewind_versions(to, step)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from runner.journal.events import Split
 from runner.journal.states import State
@@ -16,6 +16,7 @@ from runner.store.rows import (
     EventRow,
     GroupRow,
     JobRow,
+    OutcomeRow,
     RewardLogRow,
     RewardVersionRow,
     RunRow,
@@ -209,8 +210,10 @@ def events(
 
 def last_event(store: Store, run_id: str | None = None) -> int:
     """Id of the latest event, to follow from here on; 0 when nothing has happened."""
-    sql = "SELECT coalesce(max(id), 0) FROM events WHERE run_id = coalesce(?, run_id)"
-    return int(store.db.conn.execute(sql, (run_id,)).fetchone()[0])
+    where = _Where()
+    where.add("run_id = ?", run_id)
+    sql = f"SELECT coalesce(max(id), 0) FROM events WHERE {where}"
+    return int(store.db.conn.execute(sql, where.params).fetchone()[0])
 
 
 def reward_logs(
@@ -233,14 +236,14 @@ def reward_logs(
     return store.fetch(RewardLogRow, sql, [*where.params, limit])
 
 
-def outcomes(store: Store, run_id: str) -> list[dict[str, Any]]:
-    """How many calls of each reward function ended how: `name`, `outcome`, `calls`, `seconds`."""
+def outcomes(store: Store, run_id: str) -> list[OutcomeRow]:
+    """How many calls of each reward function ended how."""
     low, high = rollout_ids(store.run(run_id).number)
     sql = (
         "SELECT name, outcome, count(*) AS calls, sum(seconds) AS seconds FROM scores "
         "WHERE rollout_id > ? AND rollout_id < ? GROUP BY name, outcome ORDER BY name, outcome"
     )
-    return list(store.db.query(sql, (low, high)))
+    return store.fetch(OutcomeRow, sql, [low, high])
 
 
 def checkpoints(store: Store, run_id: str) -> list[CheckpointRow]:

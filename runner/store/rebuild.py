@@ -94,10 +94,10 @@ def _ingest(store: Store, run_id: str, problems: list[str]) -> int:
 
 
 def _finish(store: Store, run_id: str) -> None:
-    """Takes over exit records that were written after the last `state.json`."""
-    for attempt in store.attempts(run_id):
-        if attempt.ended_at is None:
-            _finish_attempt(store, attempt)
+    """Takes over an exit record that was written after the last `state.json`."""
+    attempts = store.attempts(run_id)
+    if attempts and attempts[-1].ended_at is None:
+        _finish_attempt(store, attempts[-1])
 
 
 def _finish_attempt(store: Store, attempt: AttemptRow) -> None:
@@ -106,8 +106,9 @@ def _finish_attempt(store: Store, attempt: AttemptRow) -> None:
     if record is None:
         return
     store.end_attempt(run.id, attempt.n, record.outcome, record.exit_code, record.ended_at)
-    last = store.attempts(run.id)[-1].n == attempt.n
-    if last and run.state is State.RUNNING:
+    if run.state is State.STARTING:
+        run = store.transition(run.id, State.RUNNING)
+    if run.state is State.RUNNING:
         store.transition(run.id, STATE_OF[record.outcome], record.outcome, record.detail)
 
 

@@ -217,6 +217,17 @@ class RewardLogRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeRow:
+    """Calls of one reward function that ended alike."""
+
+    name: str
+    outcome: str
+    calls: int
+    seconds: float
+    """All of them together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """A run to start, or in words why there is none."""
 

@@ -228,7 +228,7 @@ class Store:
         """Makes rows of what the run's journals have gained; gives how many events that was.
 
         Attempts in order: a journal that exists proves that the process of the one before it is gone. So the list is
-        made first and each file is then read to its end. Raises JournalError; what was complete before it is kept.
+        made first and each file is then read to its end. Raises JournalError; earlier transactions are kept.
         """
         run = self.run(run_id)
         return sum(self._ingest_attempt(run, n) for n in records.journals(self.folder(run)))

@@ -1,0 +1,52 @@
+# Two commands do all the set-up: `make demo` and `make test`. Each makes .venv by itself.
+
+PYTHON ?= python3
+# Where pip finds torch. Empty: pip's own settings. With a GPU, or elsewhere, your index: make demo TORCH_INDEX=<url>
+TORCH_INDEX ?=
+
+PIP = .venv/bin/pip --disable-pip-version-check --quiet
+TORCH = $(PIP) install --constraint .ci/constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) 'torch<2.14'
+HOME_OF_DEMO = .demo
+
+.PHONY: demo test lint bench soak weights generated clean
+
+demo: .venv/.demo  ## the main job on the CPU emulator: a tiny language model learns countdown, in a minute
+	mkdir -p $(HOME_OF_DEMO)
+	RUNNER_HOME=$(HOME_OF_DEMO) .venv/bin/runner emulate jobs/examples/countdown
+
+test: .venv/.test  ## everything that proves the product on this machine
+	.venv/bin/python -m pytest -q -m 'not soak'
+
+lint: .venv/.test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+
+bench: .venv/.test  ## speed and memory, as ratios in one run
+	for bench in tests/bench/bench_*.py; do .venv/bin/python -m tests.bench.$$(basename $$bench .py) || exit 1; done
+
+soak: .venv/.test  ## long loops
+	.venv/bin/python -m pytest -q -m soak
+
+generated: .venv/.test  ## schemas and the README's CLI reference, from the code
+	.venv/bin/python -m runner.spec.schema
+	.venv/bin/python -m runner.cli.reference
+
+weights: .venv/.demo  ## pre-trains the emulator's language model again, and measures its model card
+	.venv/bin/python -m emulator.pretrain
+
+.venv/.venv:
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/.demo: .venv/.venv pyproject.toml .ci/constraints.txt
+	$(TORCH)
+	$(PIP) install --constraint .ci/constraints.txt --editable '.[emulator]'
+	touch $@
+
+.venv/.test: .venv/.demo
+	$(PIP) install --constraint .ci/constraints.txt --editable '.[emulator,trl,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv $(HOME_OF_DEMO)

@@ -1,0 +1,315 @@
+"""The host's ends of the zygote and of its workers: start, talk without blocking, kill, read what is left.
+
+Signals go through pidfds where the system has them: a number may by then belong to somebody else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any
+
+from runner.rewards.calls import Call
+from runner.rewards.frames import ProtocolError, decode, split
+from runner.rewards.worker import read_capture
+
+START_SECONDS = 30.0
+"""Deadline of the import, and of a worker's `setup()`."""
+RECORD = struct.Struct("<cii")
+ROOM = Path(__file__).parent
+
+
+class State(Enum):
+    """Where a worker stands."""
+
+    STARTING = auto()
+    READY = auto()
+    DUMPING = auto()
+    """Its call is over the deadline: it was asked for its stack."""
+    DYING = auto()
+    """Killed; the zygote's word that it is dead is awaited."""
+
+
+class LoadFailure(Exception):
+    """The reward files can't be imported."""
+
+    def __init__(self, error: str, file: str = "", line: int = 0) -> None:
+        self.error, self.file, self.line = error, file, line
+        super().__init__(error)
+
+
+class Worker:
+    """One worker process and the calls it was given."""
+
+    def __init__(self, connection: socket.socket, output: int, stack: int) -> None:
+        self.socket = connection
+        self.state = State.STARTING
+        self.since = time.monotonic()
+        """When its state, or its current call, began."""
+        self.messages: deque[deque[Call]] = deque()
+        """Unanswered calls, by message. The first is the one that is running."""
+        self.is_fresh = True
+        """Has run no call yet."""
+        self.is_last = False
+        """To be killed once its current call is answered: the others were given away."""
+        self.timed_out = False
+        self.why = ""
+        """What the host saw before the worker died, for the error text."""
+        self.pid = 0
+        self._pidfd: int | None = None
+        self._output = output
+        self._stack = stack
+        self._unread = bytearray()
+        self._unsent = bytearray()
+
+    def is_forked(self, pid: int, pidfd: int | None) -> None:
+        self.pid, self._pidfd = pid, pidfd
+
+    @property
+    def current(self) -> Call | None:
+        return self.messages[0][0] if self.messages else None
+
+    @property
+    def has_unsent(self) -> bool:
+        return bool(self._unsent)
+
+    def give(self, calls: list[Call], message: bytes) -> None:
+        if not self.messages:
+            self.since = time.monotonic()
+        self.messages.append(deque(calls))
+        self.is_fresh = False
+        self._unsent += message
+        self.send()
+
+    def send(self) -> None:
+        """Writes what the socket takes now. A worker that is gone shows when it is read."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+            while self._unsent:
+                del self._unsent[: self.socket.send(self._unsent)]
+
+    def receive(self) -> tuple[list[bytes], bool]:
+        """The complete frames that are there, and whether the worker still has its end open.
+
+        Raises ProtocolError for a frame too large.
+        """
+        is_open = True
+        try:
+            while data := self.socket.recv(1 << 16):
+                self._unread += data
+                if len(data) < 1 << 16:
+                    break
+            else:
+                is_open = False
+        except BlockingIOError:
+            pass
+        except ConnectionResetError:
+            is_open = False
+        return list(split(self._unread)), is_open
+
+    def answered(self) -> None:
+        """The current call is answered; the next one runs from now."""
+        self.messages[0].popleft()
+        if not self.messages[0]:
+            self.messages.popleft()
+        self.since = time.monotonic()
+
+    def unstarted(self) -> list[Call]:
+        """The calls behind the current one."""
+        return [call for message in self.messages for call in message][1:]
+
+    def keep_only_current(self) -> None:
+        current = self.current
+        self.messages = deque([deque([current])] if current else [])
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Signals the process. Its group and what it detached are the zygote's to kill when it is dead."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._pidfd is not None:
+                signal.pidfd_send_signal(self._pidfd, number)
+            elif self.pid:
+                os.kill(self.pid, number)
+
+    def output(self) -> str | None:
+        """What the current call has printed."""
+        return read_capture(self._output)
+
+    def stack(self, folder: Path) -> str:
+        """Where the worker stood, innermost first, one line each as `  rewards.py:12 in equation`."""
+        return readable_stack(read_capture(self._stack, 16384) or "", folder)
+
+    def close(self) -> None:
+        self.socket.close()
+        for descriptor in (self._output, self._stack, self._pidfd):
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+class Zygote:
+    """The process that forks the workers of one version.
+
+    Raises LoadFailure when the reward files can't be imported within `START_SECONDS`.
+    """
+
+    def __init__(self, folder: Path, seed: int, scratch: Path) -> None:
+        self.control, theirs = socket.socketpair()
+        self._expected: deque[Worker] = deque()
+        self._folder = folder
+        output = anonymous_file(scratch)
+        try:
+            self._process = _spawn(folder, seed, scratch, theirs, output)
+            self._wait_until_loaded(output)
+        except BaseException:
+            self.control.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(output)
+
+    def fork(self, scratch: Path) -> Worker:
+        """Asks for a worker. It is there when it says hello."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        worker = Worker(ours, anonymous_file(scratch), anonymous_file(scratch))
+        with contextlib.suppress(OSError):  # a zygote that is gone shows when it is read
+            socket.send_fds(self.control, [b"F"], [theirs.fileno(), worker._output, worker._stack])  # pyright: ignore[reportPrivateUsage]
+        theirs.close()
+        self._expected.append(worker)
+        return worker
+
+    def deaths(self) -> Iterator[tuple[int, int]]:
+        """Pid and wait status of workers that have died; on the way, tells workers their pid. Raises EOFError."""
+        while True:
+            try:
+                record, descriptors, _, _ = socket.recv_fds(self.control, RECORD.size, 1)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                record, descriptors = b"", []
+            if len(record) < RECORD.size:
+                raise EOFError("the zygote is gone")
+            what, pid, status = RECORD.unpack(record)
+            if what == b"F" and self._expected:
+                self._expected.popleft().is_forked(pid, descriptors[0] if descriptors else None)
+            else:
+                yield pid, status
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def close(self) -> None:
+        """Ends the zygote, which takes its workers along."""
+        self.control.close()
+        try:
+            self._process.wait(timeout=3)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _wait_until_loaded(self, output: int) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        unread = bytearray()
+        frames: list[bytes] = []
+        try:
+            while not frames:
+                self.control.settimeout(max(deadline - time.monotonic(), 0.001))
+                data = self.control.recv(1 << 16)
+                unread += data
+                frames = list(split(unread))
+                if not data:
+                    break
+            report: dict[str, Any] = decode(frames[0]) if frames else {"error": self._exit_text()}
+        except TimeoutError:
+            report = {"error": self._hang_text(output)}
+        except ProtocolError as error:
+            report = {"error": f"the import wrote to the runner's channel: {error}"}
+        if "error" in report:
+            self._process.kill()
+            self._process.wait()
+            printed = read_capture(output)
+            text = report["error"] + (f"\noutput:\n{printed}" if printed else "")
+            raise LoadFailure(text, report.get("file", ""), report.get("line", 0))
+        self.control.setblocking(False)
+
+    def _exit_text(self) -> str:
+        self._process.wait()
+        return f"the import ended its process: {how_it_ended(self._process.returncode)}"
+
+    def _hang_text(self, output: int) -> str:
+        os.ftruncate(output, 0)
+        self._process.send_signal(signal.SIGUSR1)
+        time.sleep(0.05)
+        stack = readable_stack(read_capture(output) or "", self._folder)
+        os.ftruncate(output, 0)
+        return f"the import took longer than {START_SECONDS:g} s{stack}"
+
+
+def environment(scratch: Path) -> dict[str, str]:
+    """The whole environment of a reward: nothing of the trainer's."""
+    return {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": str(scratch),
+        "TMPDIR": str(scratch),
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
+def anonymous_file(scratch: Path) -> int:
+    """A file without a name, in memory where the system can."""
+    if sys.platform == "linux":
+        return os.memfd_create("reward")
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        return os.dup(file.fileno())
+
+
+def readable_stack(dump: str, folder: Path) -> str:
+    """faulthandler's dump as our tracebacks look, our own frames left out; where it stood in no frame, says so."""
+    found = re.findall(r'^  File "(.*)", line (\d+) in (.*)$', dump, re.MULTILINE)
+    lines = [
+        f"\n  {file.removeprefix(f'{folder}/')}:{line} in {name}"
+        for file, line, name in found
+        if not file.startswith(f"{ROOM}/")
+    ]
+    return "".join(lines[:20]) if lines else "\n  (no stack available)"
+
+
+def how_it_ended(code: int) -> str:
+    """`code` as `subprocess` has it: negative for a signal."""
+    if code >= 0:
+        return f"exited with status {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def _spawn(folder: Path, seed: int, scratch: Path, control: socket.socket, output: int) -> subprocess.Popen[bytes]:
+    arguments = [str(control.fileno()), str(folder), str(seed), str(os.getpid()), "early"]
+    return subprocess.Popen(
+        [sys.executable, "-s", "-P", str(ROOM / "zygote.py"), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        cwd=scratch,
+        env=environment(scratch),
+        pass_fds=[control.fileno()],
+        start_new_session=True,
+    )

@@ -1,0 +1,224 @@
+"""The TRL backend on the CPU, through a real Run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.data.examples import Example
+from runner.grpo import checkpoint as checkpoints
+from runner.grpo.types import Group, Reason, Scored
+from runner.journal.events import ExamplesSeen
+from runner.rewards.contract import Outcome, Score
+from runner.spec.model import JobSpec
+from tests.backends.kit import Function, PureScorer, batches, events_of, make_job, make_run, metrics, questions
+
+pytest.importorskip("torch")
+pytest.importorskip("trl")
+pytestmark = [pytest.mark.trl, pytest.mark.usefixtures("cpu")]
+
+from runner.backends.trl import reporter  # noqa: E402
+from runner.backends.trl.backend import TRLBackend  # noqa: E402
+from runner.backends.trl.model import load_tokenizer, prompt_text  # noqa: E402
+from runner.backends.trl.trainer import AdvantageMismatch, check_advantages  # noqa: E402
+
+
+def test_every_step_trains_on_the_recorded_advantages(tiny_model: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_job(tiny_model, steps=3), scorer=FailingScorer())
+    TRLBackend().train(run.job, run)
+    differences = [event.metrics["advantages_max_difference"] for event in metrics(tmp_path)]
+    assert len(differences) == 3
+    assert max(differences) < 1e-5
+    outcomes = {score.outcome for score in recorded_scores(tmp_path)}
+    assert outcomes >= {"ok", "none", "exception", "timeout"}
+
+
+def test_a_failed_completion_has_left_its_group(tiny_model: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_job(tiny_model, steps=1), scorer=FailingScorer())
+    TRLBackend().train(run.job, run)
+    rollouts = [rollout for group in batches(tmp_path)[0].groups for rollout in group.rollouts]
+    failed = [rollout for rollout in rollouts if any(score.outcome == "exception" for score in rollout.scores)]
+    assert failed
+    assert {(rollout.reward, rollout.advantage) for rollout in failed} == {(None, 0.0)}
+
+
+def test_figures_of_rewards_and_lengths_equal_trls(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs: list[dict[str, Any]] = []
+    ours = reporter.metrics_of
+    monkeypatch.setattr(reporter, "metrics_of", lambda log: logs.append(dict(log)) or ours(log))
+    run = make_run(tmp_path, make_job(tiny_model, steps=3), scorer=FailingScorer(), held_out=questions(3, 50))
+    TRLBackend().train(run.job, run)
+    reported = [event.metrics for event in metrics(tmp_path)]
+    assert len(logs) == len(reported) == 5  # an evaluation, three steps, an evaluation
+    for log, figures in zip(logs, reported, strict=True):
+        prefix = "eval/" if "eval/loss" in figures else ""
+        for name, value in log.items():
+            name = name.removeprefix("eval_")
+            if name.startswith(("reward", "frac_", "completions/")) and value is not None:
+                assert figures[prefix + name] == pytest.approx(value, abs=1e-5), name
+    assert {"loss", "grad_norm", "learning_rate", "entropy", "num_tokens", "step_time", "kl"} - set(reported[1]) == {"kl"}
+
+
+def test_prompts_come_in_the_order_of_the_run(tiny_model: Path, tmp_path: Path) -> None:
+    job = make_job(tiny_model, steps=4, generate_every=2, num_generations=2)
+    run = make_run(tmp_path, job, train=questions(3))
+    TRLBackend().train(job, run)
+    seen = [(batch.step, [group.example_id for group in batch.groups]) for batch in batches(tmp_path)]
+    assert seen == [(step, [example.id for example in run.examples(step)]) for step in (1, 3)]
+    assert [len(ids) for _, ids in seen] == [4, 4]
+
+
+def test_a_group_holds_the_completions_of_one_prompt_as_the_model_saw_it(tiny_model: Path, tmp_path: Path) -> None:
+    groups: list[Group] = []
+    run = make_run(tmp_path, make_job(tiny_model, steps=1))
+    score = run.score
+    run.score = lambda given, **where: groups.extend(given) or score(given, **where)  # type: ignore[method-assign]
+    TRLBackend().train(run.job, run)
+    assert [group.prompt for group in groups] == [
+        f"<|user|>What is {example.id}?<|end|><|assistant|>" for example in run.examples(1)
+    ]
+    completions = [completion for group in groups for completion in group.completions]
+    assert len(completions) == 8
+    assert {completion.finish for completion in completions} == {"eos", "length"}
+    assert all(completion.n_tokens == 8 for completion in completions if completion.finish == "length")
+    assert not any("<|end|>" in completion.text for completion in completions)
+
+
+def test_text_prompts_reach_the_model_as_they_stand(tiny_model: Path, tmp_path: Path) -> None:
+    train = [Example(id=i, prompt=f"{i}: ", columns={}) for i in range(2)]
+    run = make_run(tmp_path, make_job(tiny_model, steps=1), train=train)
+    TRLBackend().train(run.job, run)
+    seen = [row.prompt for event in events_of(tmp_path) if isinstance(event, ExamplesSeen) for row in event.examples]
+    assert sorted(seen) == ["0: ", "1: "]
+
+
+def test_a_prefilled_turn_stays_open(tiny_model: Path) -> None:
+    messages = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "<think>"}]
+    example = Example(id=0, prompt=messages, columns={})  # type: ignore[arg-type]
+    assert prompt_text(load_tokenizer(make_job(tiny_model)), example) == "<|user|>2+2?<|end|><|assistant|><think>"
+
+
+def test_greedy_evaluation_is_repeatable_and_leaves_training_alone(tiny_model: Path, tmp_path: Path) -> None:
+    without = make_run(tmp_path / "without", make_job(tiny_model, steps=2))
+    job = make_job(tiny_model, steps=2, evaluation={"every": 1})
+    with_evaluation = make_run(tmp_path / "with", job, held_out=[*questions(2, 50), *questions(1, 50)])
+    for run in (without, with_evaluation):
+        TRLBackend().train(run.job, run)
+    first, second, again = batches(tmp_path / "with", "eval")[0].groups
+    assert [group.example_id for group in (first, second, again)] == [50, 51, 50]
+    assert first.rollouts == again.rollouts
+    assert [b.groups for b in batches(tmp_path / "with")] == [b.groups for b in batches(tmp_path / "without")]
+
+
+def test_an_evaluation_of_many_prompts_is_one_evaluation(tiny_model: Path, tmp_path: Path) -> None:
+    job = make_job(tiny_model, steps=1, evaluation={"num_generations": 3, "temperature": 1.0})
+    run = make_run(tmp_path, job, held_out=questions(5, 50))  # 15 completions, at most 6 at a time
+    TRLBackend().train(job, run)
+    at_start = [batch for batch in batches(tmp_path, "eval") if batch.step == 0]
+    assert [group.group_id for batch in at_start for group in batch.groups] == [0, 1, 2, 3, 4]
+    assert [group.example_id for batch in at_start for group in batch.groups] == [50, 51, 52, 53, 54]
+    assert {len(group.rollouts) for batch in at_start for group in batch.groups} == {3}
+
+
+def test_a_goal_reached_before_the_first_step_ends_the_run_with_a_checkpoint(tiny_model: Path, tmp_path: Path) -> None:
+    base = make_job(tiny_model, steps=3)
+    job = JobSpec.model_validate(
+        {**base.model_dump(by_alias=True), "stop": {"metric": "eval/rewards/checksum/mean", "at_least": 0.0}}
+    )
+    run = make_run(tmp_path, job, held_out=questions(2, 50))
+    TRLBackend().train(job, run)
+    assert run.ended is Reason.GOAL_REACHED
+    assert batches(tmp_path) == []
+    assert [checkpoint.step for checkpoint in checkpoints.find(tmp_path / "checkpoints")] == [0]
+
+
+def test_weights_beyond_float32_end_the_run_as_diverged(tiny_model: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_job(tiny_model, steps=3, learning_rate=1e30))
+    TRLBackend().train(run.job, run)
+    assert (run.ended, run.step) == (Reason.DIVERGED, 1)
+    assert checkpoints.find(tmp_path / "checkpoints") == []
+
+
+def test_a_checkpoint_is_a_model_folder_that_generates(tiny_model: Path, tmp_path: Path) -> None:
+    job = make_job(tiny_model, steps=1)
+    run = make_run(tmp_path, job)
+    TRLBackend().train(job, run)
+    [saved] = checkpoints.find(tmp_path / "checkpoints")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "journal-1.jsonl"]
+    for at in (None, saved.path):
+        first = TRLBackend().generate(job, at, ["<|user|>Hello<|end|><|assistant|>", "x"], 3)
+        assert [len(completions) for completions in first] == [3, 3]
+        assert first == TRLBackend().generate(job, at, ["<|user|>Hello<|end|><|assistant|>", "x"], 3)
+
+
+def test_a_difference_in_advantages_stops_with_both_figures() -> None:
+    scored = Scored(
+        version="v1",
+        names=("a",),
+        weights=(1.0,),
+        values=[[1.0], [0.0]],
+        rewards=[1.0, 0.0],
+        advantages=[0.707, -0.707],
+        scores=[],
+    )
+    assert check_advantages(scored, [0.707, -0.707], step=4) == 0.0
+    with pytest.raises(AdvantageMismatch, match=r"step 4, completion 1: TRL's advantage is -0.5, ours -0.707"):
+        check_advantages(scored, [0.707, -0.5], step=4)
+    with pytest.raises(AdvantageMismatch):
+        check_advantages(scored, [0.707, math.nan], step=4)
+
+
+def test_a_micro_batch_that_does_not_fit_is_found_before_training(tiny_model: Path) -> None:
+    [finding] = TRLBackend().check(make_job(tiny_model, micro_batch=3))
+    assert finding.field == "grpo.micro_batch"
+    assert "does not divide the 8 completions of a step" in finding.message
+
+
+def test_without_a_gpu_the_cpu_has_to_be_insisted_on(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert TRLBackend().check(make_job(tiny_model)) == []
+    monkeypatch.delenv("RUNNER_DEVICE")
+    [finding] = TRLBackend().check(make_job(tiny_model))
+    assert (finding.code, finding.message) == ("environment", "no GPU")
+    assert "runner emulate" in finding.hint
+
+
+class FailingScorer(PureScorer):
+    """By the position in its group: a value, None, an exception, a time-out."""
+
+    functions = (Function("checksum"), Function("length", weight=-0.1), Function("seen", weight=0.0))
+
+    def score(self, groups: Any, *, step: int, split: str) -> list[list[Score]]:
+        rows = super().score(groups, step=step, split=split)
+        return [[*spoil(row, i), Score(name="seen", value=1.0, outcome=Outcome.OK)] for i, row in enumerate(rows)]
+
+
+def spoil(row: list[Score], position: int) -> list[Score]:
+    first, second = row
+    match position % 8:
+        case 1:
+            return [Score(name=first.name, value=None, outcome=Outcome.NONE), second]
+        case 2:
+            return [Score(name=first.name, value=None, outcome=Outcome.EXCEPTION, error="ValueError"), second]
+        case 7:
+            return [first, Score(name=second.name, value=None, outcome=Outcome.TIMEOUT)]
+        case _:
+            return row
+
+
+def recorded_scores(folder: Path) -> list[Any]:
+    return [
+        score
+        for batch in batches(folder)
+        for group in batch.groups
+        for rollout in group.rollouts
+        for score in rollout.scores
+    ]
