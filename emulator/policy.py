@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from runner.grpo.types import Completion, Example
 
@@ -43,9 +43,7 @@ class Policy(Protocol):
         """The exact text the policy sees for this example."""
         ...
 
-    def sample(
-        self, examples: Sequence[Example], sampling: Sampling, seeds: Sequence[Sequence[int]]
-    ) -> Sampled:
+    def sample(self, examples: Sequence[Example], sampling: Sampling, seeds: Sequence[Sequence[int]]) -> Sampled:
         """One completion per seed: `seeds[g][i]` (64 bits) decides completion i of example g, and nothing else does."""
         ...
 

@@ -7,65 +7,26 @@ machine).
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from runner.journal.folder import read_json
+from runner.journal.states import State
 from runner.queue import local
 from runner.queue.home import Home, find_home
-from runner.queue.submit import Checked, check, submit as _submit
-from runner.spec.errors import Finding, JobError
-from runner.spec.load import Loaded, load
-
-if TYPE_CHECKING:
-    from runner.store.rows import CompletionRow, EventRow, RunRow
-    from runner.store.store import Store
-
-BackendName = Literal["trl", "emulator"]
-JobLike = str | Path | Loaded
+from runner.queue.jobs import BackendName, JobLike, validate
+from runner.queue.submit import submit as _submit
+from runner.store import queries
+from runner.store.errors import StoreError
+from runner.store.rows import CompletionRow, EventRow, RunRow
+from runner.store.store import Store
 
 
 class EnvironmentUnfit(Exception):
     """This machine can't do what was asked; the message says what would help."""
-
-
-def find_job(job: JobLike, home: Home | None = None) -> Path:
-    """The job file of a path (file or folder) or of a job's name in the home's `jobs/`. Raises JobError."""
-    if isinstance(job, Loaded):
-        return job.path
-    given = Path(job)
-    jobs = (home or find_home()).jobs
-    for base in (given, jobs / given, jobs / "examples" / given):
-        for path in (base, *(base / f"job{end}" for end in (".yaml", ".yml", ".json")), *_with_endings(base)):
-            if path.is_file():
-                return path
-    raise JobError(
-        [
-            Finding(
-                code="no-job",
-                message=f"no job {str(job)!r}: neither a job file, nor a folder with job.yaml, nor a name in {jobs}.",
-                hint="`runner init` writes one.",
-                file=str(job),
-            )
-        ]
-    )
-
-
-def _with_endings(base: Path) -> Iterator[Path]:
-    yield from (base.with_name(f"{base.name}{end}") for end in (".yaml", ".yml", ".json"))
-
-
-def load_job(job: JobLike, overrides: Sequence[str] = ()) -> Loaded:
-    """Reads a job. `overrides` are `dotted.path=value`. Raises JobError with every finding."""
-    return job if isinstance(job, Loaded) else load(find_job(job), overrides)
-
-
-def validate(job: JobLike, overrides: Sequence[str] = (), backend: BackendName = "trl") -> Checked:
-    """Checks a job with its data and rewards, running none of its code. Raises JobError with every finding."""
-    return check(load_job(job, overrides), backend)
 
 
 class RunHandle:
@@ -131,12 +92,13 @@ class RunHandle:
     def metrics(self, name: str) -> list[tuple[int, float]]:
         """A metric's (step, value) pairs, as `rewards/format/mean`."""
         with self.store as store:
-            return store.metric(self.id, name)
+            series = queries.metrics(store, self.id, [name])
+        return [(step, value) for step, value in series.get(name, []) if value is not None]
 
     def completions(self, **filters: Any) -> list[CompletionRow]:
         """Rollouts with prompt, scores, reward and advantage. Filters as `runner completions`: step, split, limit…"""
         with self.store as store:
-            return store.completions(self.id, **filters)
+            return queries.completions(store, self.id, **filters)
 
     def to_pandas(self) -> Any:
         """Every rollout as a pandas DataFrame, a column for each reward. Raises ImportError without pandas."""
@@ -255,16 +217,12 @@ def rerun(
 
 
 def _job_file(run: RunHandle) -> Path:
-    from runner.journal.folder import read_json
-
     spec = read_json(run.home.run(run.id).spec_json) or {}
     names = [path.name for path in run.home.run(run.id).source.glob("*") if path.suffix in (".yaml", ".yml", ".json")]
     return Path(spec["job_folder"]) / spec.get("job_file", names[0])
 
 
 def _checkpoint(run: RunHandle, step: int) -> Path:
-    from runner.store.errors import StoreError
-
     folders = {int(path.name.removeprefix("step-")): path for path in run.home.run(run.id).checkpoints.glob("step-*")}
     if step not in folders:
         kept = ", ".join(map(str, sorted(folders))) or "none"
@@ -276,20 +234,18 @@ def open_run(run: str, *, home: Path | None = None) -> RunHandle:
     """The run of that id, unambiguous start of an id, or job name (its latest run). Raises StoreError."""
     where = Home(home.resolve()) if home else find_home()
     with where.open() as store:
-        return RunHandle(where, store.find_run(run).id)
+        return RunHandle(where, queries.find_run(store, run).id)
 
 
 def runs(*, job: str | None = None, state: str | None = None, home: Path | None = None) -> list[RunRow]:
     """Runs, latest first, each with what its processes have recorded taken in."""
     where = Home(home.resolve()) if home else find_home()
     with where.open() as store:
-        for row in store.runs():
-            if row.state.is_live:
-                local.conclude(where, store, row.id)
-        return store.runs(job=job, state=state)
+        for row in queries.runs(store, states=[State.STARTING, State.RUNNING]):
+            local.conclude(where, store, row.id)
+        return queries.runs(store, job=job, states=[State(state)] if state else [])
 
 
 def cancel(run: str, *, home: Path | None = None) -> None:
     """Ends a run for good. Raises StoreError when it has ended already."""
-    with contextlib.closing(open_run(run, home=home).store):
-        open_run(run, home=home).cancel()
+    open_run(run, home=home).cancel()

@@ -8,7 +8,9 @@ from typing import Any
 
 from runner.spec.errors import Finding, JobError
 
-HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?")
+HUB_ID = re.compile(
+    r"(?P<id>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?"
+)
 """`owner/name`, with optional `:config` and `@revision`."""
 
 

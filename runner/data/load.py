@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from runner.data.examples import Example, Message
 from runner.data.read import MAX_FINDINGS, Table, read
@@ -103,9 +103,6 @@ def _common_columns(table: Table) -> tuple[str, ...]:
     return tuple(name for name, count in counts.items() if count == len(table.rows))
 
 
-# --- prompts -----------------------------------------------------------------------------------------------------------
-
-
 class _Source:
     """Makes the prompts of a table's rows, before (`prompts`) and after (`with_turns`) system and prefill are added."""
 
@@ -186,16 +183,14 @@ def _not_blank(text: str) -> str:
 
 def _message(item: Any) -> Message:
     """Raises ValueError(message, hint) for anything but text with a role."""
-    turn: dict[str, Any] = {name: value for name, value in item.items() if value is not None} if isinstance(item, dict) else {}  # pyright: ignore  # noqa: E501
+    fields = cast(dict[str, Any], item) if isinstance(item, dict) else {}
+    turn = {name: value for name, value in fields.items() if value is not None}
     role, content = turn.get("role"), turn.get("content")
     if not isinstance(role, str) or not isinstance(content, str) or len(turn) != 2:
         raise ValueError(
             f"{json.dumps(item)[:60]} is no message", 'write `{"role": "user", "content": "…"}`, text only'
         )  # fmt: skip
     return Message(role=role, content=content)
-
-
-# --- splits ------------------------------------------------------------------------------------------------------------
 
 
 def _splits(spec: Dataset, table: Table, prompts: Sequence[Prompt]) -> list[Split]:
@@ -222,9 +217,7 @@ def _position(prompt: Prompt) -> float:
     return int.from_bytes(hashlib.blake2b(_key(prompt).encode(), digest_size=8).digest()) / 2**64
 
 
-def _warnings(
-    spec: Dataset, table: Table, prompts: Sequence[Prompt], splits: Sequence[Split]
-) -> Iterable[Finding]:
+def _warnings(spec: Dataset, table: Table, prompts: Sequence[Prompt], splits: Sequence[Split]) -> Iterable[Finding]:
     keys = [_key(prompt) for prompt in prompts]
     if repeated := len(keys) - len(set(keys)):
         yield _about("path", "duplicates", f"{repeated} of {len(keys)} prompts are repeats", "", "warning")

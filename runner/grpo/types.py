@@ -12,7 +12,19 @@ from runner.rewards.contract import Outcome, Score
 
 Finish = Literal["eos", "length"]
 
-__all__ = ["Completion", "Example", "Finish", "Group", "Message", "Next", "Outcome", "Reason", "Score", "Scored", "Split"]
+__all__ = [
+    "Completion",
+    "Example",
+    "Finish",
+    "Group",
+    "Message",
+    "Next",
+    "Outcome",
+    "Reason",
+    "Score",
+    "Scored",
+    "Split",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

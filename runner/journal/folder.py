@@ -1,14 +1,14 @@
 """The run folder: what lies where. The trainer's whole interface, and enough to restore the database.
 
-    run.json          who the run is: id, job, revision, backend, parent, where the job lies
-    spec.json         the resolved spec, every default written out
-    source/           the job's files as submitted: job.yaml, data, recorded completions
-    rewards/<sha256>/ sources of every reward version; rewards/wanted names the one to use
-    journal/0001.jsonl    one file for each attempt
-    checkpoints/step-000050/
-    attempts/0001/    handle.json (the supervisor's pid), trainer.log, exit.json
-    state.json        how the run stands, once it no longer runs
-    lock              held by supervisor and trainer while they live
+run.json          who the run is: id, job, revision, backend, parent, where the job lies
+spec.json         the resolved spec, every default written out
+source/           the job's files as submitted: job.yaml, data, recorded completions
+rewards/<sha256>/ sources of every reward version; rewards/wanted names the one to use
+journal/0001.jsonl    one file for each attempt
+checkpoints/step-000050/
+attempts/0001/    handle.json (the supervisor's pid), trainer.log, exit.json
+state.json        how the run stands, once it no longer runs
+lock              held by supervisor and trainer while they live
 """
 
 from __future__ import annotations

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner.journal.folder import RunFolder
-from runner.store.store import Store
+
+if TYPE_CHECKING:
+    from runner.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,9 @@ class Home:
         return self.state / "runner.db"
 
     def open(self) -> Store:
-        """The store, created on first use."""
+        """The store, created on first use. (Imported here: it costs half a second that checking a job need not pay.)"""
+        from runner.store.store import Store
+
         self.state.mkdir(exist_ok=True)
         ignore = self.state / ".gitignore"
         if not ignore.exists():

@@ -15,10 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.journal.folder import RunFolder, read_json, write_json
+from runner.journal.folder import RunFolder, read_json
 from runner.journal.states import STATE_OF, Reason, State
 from runner.queue.home import Home
 from runner.queue.supervise import boot_id, start_time
+from runner.store import queries
+from runner.store.digest import digest
 from runner.store.errors import StoreError
 from runner.store.rows import EventRow, RunRow
 from runner.store.store import Store
@@ -84,7 +86,7 @@ def follow(home: Home, store: Store, run_id: str, after: int = 0) -> Iterator[Ev
     """
     while True:
         alive = not conclude(home, store, run_id)
-        fresh = store.tail(run_id, after)
+        fresh = queries.events(store, run_id, after=after)
         for event in fresh:
             after = event.id
             yield event
@@ -117,7 +119,7 @@ def conclude(home: Home, store: Store, run_id: str) -> bool:
 
 
 def _note_running(store: Store, run: RunRow) -> None:
-    if run.state is State.STARTING and store.last_event(run.id, "attempt_started") is not None:
+    if run.state is State.STARTING and store.attempts(run.id)[-1].journal_offset > 0:
         store.transition(run.id, State.RUNNING)
 
 
@@ -130,16 +132,17 @@ def _conclude(store: Store, run: RunRow, folder: RunFolder) -> None:
         reason = Reason.CANCELLED
     store.end_attempt(run.id, attempt.n, outcome=reason, exit_code=exit_record.get("exit_code"))
     first, _, rest = detail.partition("\n")
+    if STATE_OF[reason].is_final:
+        store.set_digest(run.id, *digest(store, run.id))
     store.transition(run.id, STATE_OF[reason], reason, first, error=rest or None)
-    write_state(store, run.id, folder)
 
 
 def _ending(
     store: Store, run: RunRow, folder: RunFolder, attempt: int, exit_record: dict[str, object]
 ) -> tuple[Reason, str]:
-    last = store.last_event(run.id, "attempt_ended")
-    if last is not None and last.attempt == attempt and last.data is not None:
-        return Reason(last.data["reason"]), str(last.data["detail"])
+    for event in queries.events(store, run.id, types=["attempt_ended"]):
+        if event.attempt == attempt and event.data is not None:
+            return Reason(event.data["reason"]), str(event.data["detail"])
     if not exit_record:
         return Reason.LOST, "the processes vanished: killed, or the machine went down"
     if exit_record["killed"]:
@@ -154,22 +157,6 @@ def _log_tail(folder: RunFolder, attempt: int) -> str:
         return (folder.attempt(attempt) / "trainer.log").read_text(errors="replace")[-LOG_TAIL:]
     except FileNotFoundError:
         return ""
-
-
-def write_state(store: Store, run_id: str, folder: RunFolder) -> None:
-    """Leaves in the run folder what the database knows of the run's end, so that it can be restored from there."""
-    run = store.run(run_id)
-    write_json(
-        folder.state_json,
-        {
-            "state": run.state,
-            "reason": run.reason,
-            "detail": run.detail,
-            "error": run.error,
-            "started_at": run.started_at,
-            "ended_at": run.ended_at,
-        },
-    )
 
 
 def resume(home: Home, store: Store, run_id: str) -> None:
@@ -201,7 +188,6 @@ def cancel(home: Home, store: Store, run_id: str) -> None:
         stop(home.run(run_id), store.attempts(run_id)[-1].n)
     else:
         store.transition(run_id, State.CANCELLED, Reason.CANCELLED, "cancelled")
-        write_state(store, run_id, home.run(run_id))
 
 
 def stop(folder: RunFolder, attempt: int) -> bool:

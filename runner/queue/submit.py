@@ -1,71 +1,23 @@
-"""A job into the queue: everything is checked first, then the run folder gets all that decides the result."""
+"""A checked job into the queue: the run folder gets all that decides the result."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
-from runner.data.load import Data, check_columns, load_examples
 from runner.journal.events import Difference
 from runner.journal.folder import RunFolder, write_json
 from runner.queue.home import Home
+from runner.queue.jobs import Checked
 from runner.rewards import bundle
-from runner.spec.errors import Finding, JobError
-from runner.spec.load import Loaded
 from runner.spec.model import JobSpec, dump
-from runner.spec.resolve import for_backend, revision
+from runner.spec.resolve import revision
 from runner.store.rows import Submission
 from runner.store.store import Store
 
 COPY_AT_MOST = 64 << 20
 """Data files up to this many bytes are copied into the run folder; larger ones are only hashed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
-    """A job that can be submitted: it, its data and its rewards hold together."""
-
-    loaded: Loaded
-    backend: str
-    job: JobSpec
-    """As the backend will run it."""
-    differences: list[Difference]
-    data: Data
-    rewards: bundle.Bundle
-    warnings: list[Finding]
-
-
-def check(loaded: Loaded, backend: str) -> Checked:
-    """Raises JobError with every error of the job's data, rewards, and how they fit. No code of the job is run."""
-    job, differences = for_backend(loaded.job, backend)
-    problems: list[Finding] = []
-    data = rewards = None
-    try:
-        data = load_examples(job, loaded.folder)
-    except JobError as error:
-        problems += error.findings
-    try:
-        rewards = bundle.build(job.rewards, loaded.folder)
-    except JobError as error:
-        problems += error.findings
-    warnings: list[Finding] = []
-    if data is not None and rewards is not None:
-        found = [*data.warnings, *check_columns(bundle.columns_read(rewards), data.columns)]
-        problems += [finding for finding in found if finding.severity == "error"]
-        warnings = [finding for finding in found if finding.severity == "warning"]
-    if data is None or rewards is None or problems:
-        raise JobError(loaded.locate(problems))
-    return Checked(
-        loaded=loaded,
-        backend=backend,
-        job=job,
-        differences=differences,
-        data=data,
-        rewards=rewards,
-        warnings=loaded.locate(warnings),
-    )
 
 
 def submit(home: Home, store: Store, checked: Checked, fork: Path | None = None, parent: str | None = None) -> str:

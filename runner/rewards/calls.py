@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from runner.rewards.bundle import Function
 from runner.rewards.contract import GroupCall, Outcome, Score
-from runner.rewards.frames import encode
+from runner.rewards.frames import Answer, clean, encode
 
 MESSAGE_SECONDS = 0.02
 """Expected work in one message: long enough to hide the round trip, short enough to keep workers evenly busy."""
@@ -65,9 +65,14 @@ class Batch:
         width = len(self._functions)
         return [scores[start : start + width] for start in range(0, len(scores), width)]
 
-    def take(self, pace: Sequence[float]) -> list[Call]:
-        """The next message's calls: of one group, at least one if any waits. `pace`: seconds a call, by function."""
+    def take(self, pace: Sequence[float], *, prefetch: bool) -> list[Call]:
+        """The next message's calls: of one group, at least one if any waits. `pace`: seconds a call, by function.
+
+        With `prefetch`, for a worker that is still at work: none if the next call is slow and may find an idle worker.
+        """
         taken: list[Call] = []
+        if prefetch and self.waiting and pace[self.waiting[0].function] > MESSAGE_SECONDS:
+            return taken
         seconds, size = 0.0, 0
         while self.waiting and len(taken) < MESSAGE_CALLS:
             call = self.waiting[0]
@@ -102,25 +107,37 @@ class Batch:
         }
         return encode(request)
 
-    def record(
+    def record(self, call: Call, said: Answer) -> None:
+        """The score of a call that a worker answered."""
+        self._set(call, said.outcome, said.value, said.reason, said.error, said.output, said.seconds)
+
+    def fail(self, call: Call, outcome: Outcome, error: str, output: str | None = None, seconds: float = 0.0) -> None:
+        """The score of a call that no worker can answer any more."""
+        self._set(call, outcome, None, None, clean(error), output and clean(output), seconds)
+
+    def fail_waiting(self, error: str) -> None:
+        """Records what waits as our own failure: there is no way to run it."""
+        for call in [*self.waiting, *self.alone]:
+            self.fail(call, Outcome.INFRASTRUCTURE, error)
+        self.waiting.clear()
+        self.alone.clear()
+
+    def _set(
         self,
         call: Call,
         outcome: Outcome,
-        *,
-        value: float | None = None,
-        reason: str | None = None,
-        error: str | None = None,
-        output: str | None = None,
-        seconds: float = 0.0,
+        value: float | None,
+        reason: str | None,
+        error: str | None,
+        output: str | None,
+        seconds: float,
     ) -> None:
         """The one score of the call. `on_error: zero` gives an error its 0.0 here."""
         function = self._functions[call.function]
-        if outcome.is_error and function.on_error == "zero":
-            value = 0.0
         assert self._scores[call.number] is None, "one score per call"
         self._scores[call.number] = Score(
             name=function.name,
-            value=value,
+            value=0.0 if outcome.is_error and function.on_error == "zero" else value,
             outcome=outcome,
             reason=reason,
             error=error,
@@ -129,13 +146,6 @@ class Batch:
         )
         self._open -= 1
         self._count_hangs(call.function, outcome)
-
-    def fail_waiting(self, error: str) -> None:
-        """Records what waits as our own failure: there is no way to run it."""
-        for call in [*self.waiting, *self.alone]:
-            self.record(call, Outcome.INFRASTRUCTURE, error=error)
-        self.waiting.clear()
-        self.alone.clear()
 
     def _count_hangs(self, function: int, outcome: Outcome) -> None:
         if outcome is not Outcome.TIMEOUT:
@@ -150,4 +160,4 @@ class Batch:
         dropped = [call for call in self.waiting if call.function == function]
         self.waiting = deque(call for call in self.waiting if call.function != function)
         for call in dropped:
-            self.record(call, Outcome.TIMEOUT, error=f"not started: {self._give_up} calls in a row timed out")
+            self.fail(call, Outcome.TIMEOUT, f"not started: {self._give_up} calls in a row timed out")

@@ -86,9 +86,13 @@ def answer(frame: bytes) -> Answer:
 
 
 def _text(text: Any) -> str | None:
-    """Text that every reader can take: no lone surrogates, no NUL, 4 kB."""
     if text is None:
         return None
     if not isinstance(text, str):
         raise ProtocolError("an answer with a text that is none")
+    return clean(text)
+
+
+def clean(text: str) -> str:
+    """Text that every reader can take: no lone surrogates, no NUL, at most 4 kB."""
     return clip(text.replace("\0", "\\x00"))

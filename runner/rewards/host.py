@@ -9,9 +9,11 @@ One thread, one `score()` at a time; the zygote is ended by `close()`, or by the
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,13 +25,12 @@ from runner.rewards.bundle import read
 from runner.rewards.calls import Batch, Call
 from runner.rewards.contract import GroupCall, Outcome, Score
 from runner.rewards.frames import Answer, ProtocolError, answer, decode
-from runner.rewards.processes import START_SECONDS, LoadFailure, State, Worker, Zygote, how_it_ended
+from runner.rewards.processes import START_SECONDS, LoadFailure, State, Worker, Zygote, how_it_ended, readable_stack
 from runner.spec.errors import Finding, JobError
 
-STACK_SECONDS = 0.01
-"""Time a worker gets to write its stack before it is killed."""
-BURIAL_SECONDS = 2.0
-"""Time in which the zygote must tell of a worker's death; else it is taken for lost."""
+SECONDS_IN = {State.STARTING: START_SECONDS, State.DUMPING: 0.01, State.DYING: 2.0}
+"""Time for `setup()`; to write the stack before the kill; for the zygote to tell of a death, before it counts as lost."""
+NO_STACK = "\n  (no stack available)"
 STEAL_SECONDS = 0.05
 """A call that runs so long has the calls behind it taken away, when another worker is idle."""
 LOST_ZYGOTES = 4
@@ -107,7 +108,7 @@ class RewardHost:
             while not self._batch.is_done:
                 self._refill()
                 self._dispatch()
-                self._listen(self._patience())
+                self._listen()
                 self._enforce()
         finally:
             self._abandon()
@@ -116,7 +117,8 @@ class RewardHost:
     def close(self) -> None:
         """Ends every process. Idempotent."""
         for worker in self._workers:
-            self._forget(worker)
+            self._unwatch(worker)
+            worker.close()
         self._workers = []
         if self._zygote is not None:
             self._selector.unregister(self._zygote.control)
@@ -133,10 +135,10 @@ class RewardHost:
         self._start_zygote()
         while sum(worker.state is State.READY for worker in self._workers) < self._size:
             self._refill()
-            self._listen(self._patience())
+            self._listen()
             self._enforce()
             if self._failed_starts >= FAILED_STARTS or self._zygote is None:
-                raise LoadFailure(self._start_error or "no worker could be started")
+                raise LoadFailure(self._start_error)
 
     def _start_zygote(self) -> None:
         self._zygote = Zygote(self._folder, self._seed, self._scratch)
@@ -144,27 +146,28 @@ class RewardHost:
 
     def _refill(self) -> None:
         """One worker more than may be busy: a fresh one is always at hand."""
-        if self._failed_starts >= FAILED_STARTS:
+        if self._failed_starts >= FAILED_STARTS or self._zygote is None:
             self._batch.fail_waiting(self._start_error)
-        elif self._zygote is not None:
-            while len(self._workers) <= self._size:
-                worker = self._zygote.fork(self._scratch)
-                self._workers.append(worker)
-                self._selector.register(worker.socket, selectors.EVENT_READ, worker)
+            return
+        while len(self._workers) <= self._size:
+            worker = self._zygote.fork(self._scratch)
+            self._workers.append(worker)
+            self._selector.register(worker.socket, selectors.EVENT_READ, worker)
 
-    def _forget(self, worker: Worker) -> None:
-        self._selector.unregister(worker.socket)
-        worker.close()
+    def _unwatch(self, worker: Worker) -> None:
+        if worker.state is not State.DYING:
+            self._selector.unregister(worker.socket)
 
     def _end(self, worker: Worker, why: str = "") -> None:
         """Kills the worker. What becomes of its calls is decided when the zygote tells that it is dead."""
-        worker.why = worker.why or why
-        worker.state = State.DYING
-        worker.since = time.monotonic()
-        worker.kill()
+        if worker.state is not State.DYING:
+            self._unwatch(worker)
+            worker.why = why
+            worker.enter(State.DYING)
+            worker.kill()
 
     def _abandon(self) -> None:
-        """Leaves no worker behind that still has calls of a batch nobody waits for any more."""
+        """Leaves no worker with calls of a batch that nobody waits for any more."""
         for worker in self._workers:
             if worker.messages:
                 worker.messages.clear()
@@ -177,20 +180,16 @@ class RewardHost:
         self._zygote.kill()
         self._zygote.close()
         self._zygote = None
-        workers, self._workers = self._workers, []
-        for worker in workers:
+        for worker in self._workers[:]:
             worker.kill()
-            self._bury(worker, "its parent process died")
+            self._bury(worker, "lost its parent process")
         self._lost += 1
-        error = f"the parent process of the workers was lost {self._lost} times"
+        self._start_error = f"the parent process of the workers was lost {self._lost} times"
         if self._lost <= LOST_ZYGOTES:
             try:
                 self._start_zygote()
-                return
             except LoadFailure as failure:
-                error = failure.error
-        self._start_error = error
-        self._batch.fail_waiting(error)
+                self._start_error = failure.error
 
     # ------------------------------------------------------------------------------------------------ calls out
 
@@ -199,26 +198,27 @@ class RewardHost:
         batch = self._batch
         if not batch.waiting and not batch.alone:
             return
-        ready = [worker for worker in self._workers if worker.state is State.READY and not worker.is_last]
         busy = sum(bool(worker.messages) for worker in self._workers)
         most = 1 if self._lost else self._size
+        ready = [worker for worker in self._workers if worker.state is State.READY and not worker.is_last]
         for worker in sorted(ready, key=lambda worker: (len(worker.messages), worker.is_fresh)):
+            was_idle = not worker.messages
             if worker.is_fresh and batch.alone and (busy == 0 or not self._lost):
                 self._give(worker, [batch.alone.popleft()])
                 worker.is_last = True
-                busy += 1
-            elif worker.messages or busy < most:
-                busy += not worker.messages
-                if len(worker.messages) < MESSAGES_PER_WORKER and (calls := batch.take(self._pace)):
-                    self._give(worker, calls)
+            elif len(worker.messages) < MESSAGES_PER_WORKER and (not was_idle or busy < most):
+                self._give(worker, batch.take(self._pace, prefetch=not was_idle))
+            busy += was_idle and bool(worker.messages)
 
     def _give(self, worker: Worker, calls: list[Call]) -> None:
+        if not calls:
+            return
         worker.give(calls, self._batch.message(calls))
         if worker.has_unsent:
             self._selector.modify(worker.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
 
     def _steal(self) -> None:
-        """Takes the calls behind a slow one away when a worker has nothing to do. The slow one's worker is then ended."""
+        """Takes the calls behind a slow one away when a worker has nothing to do; the slow one's worker then ends."""
         if self._batch.waiting or not any(w.state is State.READY and not w.messages for w in self._workers):
             return
         now = time.monotonic()
@@ -230,16 +230,17 @@ class RewardHost:
 
     # ------------------------------------------------------------------------------------------------ answers in
 
-    def _listen(self, seconds: float) -> None:
-        for key, events in self._selector.select(seconds):
+    def _listen(self) -> None:
+        now = time.monotonic()
+        patience = min((self._due(worker) - now for worker in self._workers), default=STEAL_SECONDS)
+        for key, events in self._selector.select(min(max(patience, 0), STEAL_SECONDS)):
             worker: Worker | None = key.data
             if worker is None:
                 self._hear_of_deaths()
-            elif worker in self._workers:
+            elif worker in self._workers and worker.state is not State.DYING:
                 if events & selectors.EVENT_WRITE:
                     self._send_rest(worker)
-                if events & selectors.EVENT_READ:
-                    self._hear(worker)
+                self._hear(worker)
 
     def _send_rest(self, worker: Worker) -> None:
         worker.send()
@@ -251,42 +252,109 @@ class RewardHost:
         try:
             frames, is_open = worker.receive()
             for frame in frames:
-                if worker.state is State.STARTING:
-                    self._greet(worker, frame)
-                elif worker.current is not None and not worker.timed_out:
-                    self._accept(worker, answer(frame))
+                self._take(worker, frame)
         except ProtocolError as error:
-            self._end(worker, f"the worker's channel was written to ({error})")
-            return
-        if not is_open and worker.state is not State.DYING:
-            self._end(worker)
-            self._selector.modify(worker.socket, selectors.EVENT_WRITE, worker) if False else None
-
-    def _greet(self, worker: Worker, frame: bytes) -> None:
-        hello = decode(frame)
-        if hello == {}:
-            worker.state, worker.since = State.READY, time.monotonic()
-            self._failed_starts = 0
+            self._end(worker, f"; its channel to the runner was written to: {error}")
         else:
-            self._start_error = str(hello.get("error", "")) if isinstance(hello, dict) else ""
-            self._end(worker)
+            if not is_open:
+                self._end(worker)
+
+    def _take(self, worker: Worker, frame: bytes) -> None:
+        if not worker.is_greeted:
+            hello = decode(frame)
+            worker.is_greeted = True
+            if hello == {}:
+                self._failed_starts = 0
+                worker.enter(State.READY)
+            else:
+                self._fail_start(worker, str(hello["error"]) if isinstance(hello, dict) else "")
+        elif not worker.is_last or worker.messages:
+            self._accept(worker, answer(frame))
 
     def _accept(self, worker: Worker, said: Answer) -> None:
         call = worker.current
         if call is None or said.number != call.number:
             raise ProtocolError("an answer to another call")
         self._pace[call.function] += 0.2 * (said.seconds - self._pace[call.function])
-        self._batch.record(
-            call,
-            said.outcome,
-            value=said.value,
-            reason=said.reason,
-            error=said.error,
-            output=said.output,
-            seconds=said.seconds,
-        )
+        self._batch.record(call, said)
         worker.answered()
-        if worker.state is State.DUMPING:
-            worker.state = State.READY
         if worker.is_last:
             self._end(worker)
+
+    # ------------------------------------------------------------------------------------------------ deadlines, deaths
+
+    def _due(self, worker: Worker) -> float:
+        """When something must be done about the worker unless it is heard of."""
+        if worker.state is State.READY:
+            call = worker.current
+            return worker.since + self.functions[call.function].timeout if call else math.inf
+        return worker.since + SECONDS_IN[worker.state]
+
+    def _enforce(self) -> None:
+        now = time.monotonic()
+        for worker in self._workers[:]:
+            if worker in self._workers and self._due(worker) <= now:
+                self._act_on(worker)
+        self._steal()
+
+    def _act_on(self, worker: Worker) -> None:
+        """The deadline of the worker's state has come."""
+        match worker.state:
+            case State.STARTING:
+                self._fail_start(worker, f"setup() took longer than {START_SECONDS:g} s")
+            case State.READY:
+                call = worker.current
+                self._hear(worker)
+                if worker.current is call and worker.state is State.READY:
+                    worker.kill(signal.SIGUSR1)
+                    worker.enter(State.DUMPING)
+            case State.DUMPING:
+                worker.is_late = True
+                self._end(worker)
+            case State.DYING:
+                self._lose_zygote()
+
+    def _fail_start(self, worker: Worker, error: str) -> None:
+        worker.is_greeted = True
+        self._failed_starts += 1
+        self._start_error = error
+        self._end(worker)
+
+    def _hear_of_deaths(self) -> None:
+        assert self._zygote is not None
+        try:
+            for pid, status in self._zygote.deaths():
+                for worker in [worker for worker in self._workers if worker.pid == pid]:
+                    self._bury(worker, how_it_ended(os.waitstatus_to_exitcode(status)))
+        except EOFError:
+            self._lose_zygote()
+
+    def _bury(self, worker: Worker, how: str) -> None:
+        """Takes the dead worker's last answers, settles the call it died in and frees the others."""
+        self._unwatch(worker)
+        self._workers.remove(worker)
+        if not worker.is_greeted:
+            self._failed_starts += 1
+            self._start_error = self._start_error or f"a worker {how} before it was ready"
+        worker.enter(State.DYING)
+        if not worker.is_late:
+            self._hear(worker)
+        call = worker.current
+        if call is not None:
+            self._batch.put_back(worker.unstarted())
+            self._settle(worker, call, how)
+        worker.close()
+
+    def _settle(self, worker: Worker, call: Call, how: str) -> None:
+        """The call that a worker died in: over its time, or to be tried once more, or the cause of the death."""
+        timeout = self.functions[call.function].timeout
+        stack = readable_stack(worker.stack(), self._folder)
+        if worker.is_late:
+            error = f"no result after {timeout:g} s{stack or NO_STACK}"
+            self._batch.fail(call, Outcome.TIMEOUT, error, worker.output(), timeout)
+        elif call.deaths == 0:
+            call.deaths = 1
+            self._batch.alone.append(call)
+        else:
+            error = f"the worker process {how}{worker.why}{stack}"
+            self._batch.fail(call, Outcome.KILLED, error, worker.output(), time.monotonic() - worker.since)

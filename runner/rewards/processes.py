@@ -64,7 +64,10 @@ class Worker:
         """Has run no call yet."""
         self.is_last = False
         """To be killed once its current call is answered: the others were given away."""
-        self.timed_out = False
+        self.is_greeted = False
+        """Has said hello."""
+        self.is_late = False
+        """Was killed because its current call was over its time."""
         self.why = ""
         """What the host saw before the worker died, for the error text."""
         self.pid = 0
@@ -76,6 +79,9 @@ class Worker:
 
     def is_forked(self, pid: int, pidfd: int | None) -> None:
         self.pid, self._pidfd = pid, pidfd
+
+    def enter(self, state: State) -> None:
+        self.state, self.since = state, time.monotonic()
 
     @property
     def current(self) -> Call | None:
@@ -123,7 +129,7 @@ class Worker:
         self.messages[0].popleft()
         if not self.messages[0]:
             self.messages.popleft()
-        self.since = time.monotonic()
+        self.enter(State.READY)
 
     def unstarted(self) -> list[Call]:
         """The calls behind the current one."""
@@ -145,9 +151,9 @@ class Worker:
         """What the current call has printed."""
         return read_capture(self._output)
 
-    def stack(self, folder: Path) -> str:
-        """Where the worker stood, innermost first, one line each as `  rewards.py:12 in equation`."""
-        return readable_stack(read_capture(self._stack, 16384) or "", folder)
+    def stack(self) -> str:
+        """What faulthandler wrote when the worker was asked, or crashed."""
+        return read_capture(self._stack, 16384) or ""
 
     def close(self) -> None:
         self.socket.close()
@@ -244,13 +250,13 @@ class Zygote:
 
     def _exit_text(self) -> str:
         self._process.wait()
-        return f"the import ended its process: {how_it_ended(self._process.returncode)}"
+        return f"the import ended its process: it {how_it_ended(self._process.returncode)}"
 
     def _hang_text(self, output: int) -> str:
         os.ftruncate(output, 0)
         self._process.send_signal(signal.SIGUSR1)
         time.sleep(0.05)
-        stack = readable_stack(read_capture(output) or "", self._folder)
+        stack = readable_stack(read_capture(output, 16384) or "", self._folder)
         os.ftruncate(output, 0)
         return f"the import took longer than {START_SECONDS:g} s{stack}"
 
@@ -281,14 +287,14 @@ def anonymous_file(scratch: Path) -> int:
 
 
 def readable_stack(dump: str, folder: Path) -> str:
-    """faulthandler's dump as our tracebacks look, our own frames left out; where it stood in no frame, says so."""
+    """faulthandler's dump, innermost first, as in our tracebacks: `rewards.py:12 in equation`. Less our own frames."""
     found = re.findall(r'^  File "(.*)", line (\d+) in (.*)$', dump, re.MULTILINE)
     lines = [
         f"\n  {file.removeprefix(f'{folder}/')}:{line} in {name}"
         for file, line, name in found
         if not file.startswith(f"{ROOM}/")
     ]
-    return "".join(lines[:20]) if lines else "\n  (no stack available)"
+    return "".join(lines[:20])
 
 
 def how_it_ended(code: int) -> str:
@@ -296,9 +302,9 @@ def how_it_ended(code: int) -> str:
     if code >= 0:
         return f"exited with status {code}"
     try:
-        return f"killed by {signal.Signals(-code).name}"
+        return f"was killed by {signal.Signals(-code).name}"
     except ValueError:
-        return f"killed by signal {-code}"
+        return f"was killed by signal {-code}"
 
 
 def _spawn(folder: Path, seed: int, scratch: Path, control: socket.socket, output: int) -> subprocess.Popen[bytes]:

@@ -121,9 +121,7 @@ def _read(folder: Path, path: str) -> bytes:
     elif not (folder / path).is_file():
         problem, hint = "does not exist", f"looked in {folder}"
     if problem:
-        raise SourceError(
-            Finding(code="reward-file", message=f"{path} {problem}", hint=hint, file=str(folder / path))
-        )
+        raise SourceError(Finding(code="reward-file", message=f"{path} {problem}", hint=hint, file=str(folder / path)))
     return (folder / path).read_bytes()
 
 

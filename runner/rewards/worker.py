@@ -254,7 +254,7 @@ class Capture:
 
 
 def _stream(fd: int) -> io.TextIOWrapper:
-    raw: Any = open(fd, "wb", buffering=0, closefd=False)  # noqa: SIM115: lives as long as the worker
+    raw: Any = open(fd, "wb", buffering=0, closefd=False)  # noqa: SIM115
     return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
 
 

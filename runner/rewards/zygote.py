@@ -143,7 +143,7 @@ class Zygote:
         _die_with_parent(parent)
 
     def _reap(self) -> None:
-        """Tells of dead workers. The dead leader's number stays taken until it is reaped, so its group is killed first."""
+        """Tells of dead workers. A dead leader's number is taken until it is reaped, so its group is killed first."""
         for pid in list(self._workers):
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 continue

@@ -11,7 +11,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import yaml
 from yaml.events import AliasEvent, Event
@@ -29,7 +29,8 @@ _CORE = {
     "null": r"(?:null|Null|NULL|~|)\Z",
     "bool": r"(?:true|True|TRUE|false|False|FALSE)\Z",
     "int": r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z",
-    "float": r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z",
+    "float": r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z",
 }
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -94,7 +95,8 @@ def decode(data: bytes, file: str) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         column = error.start - data.rfind(b"\n", 0, error.start)
         message = f"byte 0x{data[error.start]:02x} is not UTF-8"
-        raise JobError([finding(Place(file, line, column, ""), "encoding", message, "save the file as UTF-8")]) from None
+        place = Place(file, line, column, "")
+        raise JobError([finding(place, "encoding", message, "save the file as UTF-8")]) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -124,19 +126,19 @@ class _Refused(Exception):
 class _Loader(yaml.SafeLoader):
     """PyYAML's scanner and parser; scalars by the YAML 1.2 core schema; bombs refused before they unfold."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012: PyYAML's own class attribute
-        None: [(_TAG + name, re.compile(pattern)) for name, pattern in _CORE.items()]
-    }
     depth = nodes = 0
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
-        event: Event = self.peek_event()
+        event: Event = cast(Any, self).peek_event()
         self.nodes += 1
         _refuse(event, self.nodes, self.depth)
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
         return _at_alias(node, event) if isinstance(event, AliasEvent) else node
+
+
+_Loader.yaml_implicit_resolvers = {None: [(_TAG + name, re.compile(pattern)) for name, pattern in _CORE.items()]}
 
 
 def _refuse(event: Event, nodes: int, depth: int) -> None:
@@ -166,10 +168,8 @@ def _compose(text: str, lines: Lines) -> Node | None:
     except yaml.MarkedYAMLError as error:
         raise JobError([_syntax(error, lines)]) from None
     except ValueError as error:  # PyYAML: chr() of an escape such as "\UFFFFFFFF"
-        offset = loader.get_mark().index
+        offset = int(loader.index)
         raise JobError([finding(lines.place(offset), "yaml", str(error), "no such character")]) from None
-    finally:
-        loader.dispose()
 
 
 _SYNTAX_HINTS = (
@@ -179,7 +179,7 @@ _SYNTAX_HINTS = (
     ("cannot start any token", "put a text that begins with this character in quotes"),
     ("could not find expected ':'", "each line of a section is `name: value`"),
     ("while scanning a quoted scalar", "the closing quote is missing"),
-    ("expected <block end>", "indent it like the lines above; put a text that begins with `{`, `[` or a quote in quotes"),
+    ("expected <block end>", "indent it like the lines above; quote a text that begins with `{`, `[` or a quote"),
     ("expected ',' or", "a comma or the closing bracket is missing, or a text needs quotes"),
     ("undefined alias", "put a text that begins with `*` in quotes"),
     ("while scanning an a", "put a text that begins with `&` or `*` in quotes"),

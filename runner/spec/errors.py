@@ -34,7 +34,7 @@ class JobError(ValueError):
 
     def __init__(self, findings: Sequence[Finding]) -> None:
         self.findings = tuple(findings)
-        super().__init__("\n".join(f"{f.file}:{f.line}: {f.message} {f.hint}".strip() for f in self.findings))
+        super().__init__("\n".join(_line(finding) for finding in self.findings))
 
 
 def render(findings: Iterable[Finding]) -> str:
@@ -42,13 +42,17 @@ def render(findings: Iterable[Finding]) -> str:
     return "\n".join(_render(finding) for finding in findings)
 
 
+def _line(finding: Finding) -> str:
+    place = ":".join(str(part) for part in (finding.file, finding.line) if part)
+    said = [part for part in (place, finding.field, finding.message) if part]
+    return _printable(": ".join(said) + (f"; {finding.hint}" if finding.hint else ""))
+
+
 def _render(finding: Finding) -> str:
     place = ":".join(str(part) for part in (finding.file, finding.line, finding.column) if part)
-    head = ": ".join(
-        part for part in (place, f"{finding.severity}[{finding.code}]" + (f" {finding.field}" if finding.field else ""))
-        if part
-    )
-    lines = [_printable(f"{head}: {finding.message}")]
+    head = f"{place}: " if place else ""
+    what = f"{finding.severity}[{finding.code}] {finding.field}".rstrip()
+    lines = [_printable(f"{head}{what}: {finding.message}")]
     if finding.excerpt:
         shown, caret = _window(finding.excerpt, max(finding.column, 1) - 1)
         lines += [f"{finding.line:>5} |   {shown}", f"      |   {' ' * caret}^ {_printable(finding.hint)}".rstrip()]

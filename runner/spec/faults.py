@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -56,14 +56,16 @@ def _path(location: tuple[str | int, ...], kind: str, tree: Any) -> DataPath:
     """pydantic's location without the names of union branches and key markers."""
     path: list[str | int] = []
     for part in location:
-        if isinstance(tree, Mapping) and part in tree:
-            tree = tree[part]
-        elif isinstance(tree, list) and isinstance(part, int) and part < len(tree):
+        if _has(tree, part):
             tree = tree[part]
         elif not (kind == "missing" and part == location[-1]):
             continue
         path.append(part)
     return tuple(path)
+
+
+def _has(tree: Any, part: str | int) -> bool:
+    return part in tree if isinstance(tree, dict) else isinstance(tree, list) and part in range(len(cast(Any, tree)))
 
 
 def describe(fault: Fault, place: Place, *, is_shape: bool) -> Finding:
@@ -95,7 +97,8 @@ def _said(fault: Fault) -> tuple[str, str, str]:
             words, key = _BOUNDS[kind]
             return "range", f"{_shown(fault.value)} is out of range", f"must be {words} {fault.context[key]:g}"
         case _:
-            return "type", f"{_shown(fault.value)} is not {_wanted(fault.path)}", hints.for_type(fault.path, fault.value)
+            message = f"{_shown(fault.value)} is not {_wanted(fault.path)}"
+            return "type", message, hints.for_type(fault.path, fault.value)
 
 
 _BOUNDS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from runner.spec.document import DataPath, dotted
 from runner.spec.schema import fields, job_schema, node_at, resolve
@@ -35,7 +35,7 @@ ELSEWHERE = {
     "eval_steps": "evaluation.every",
     "file": "write `fn: file.py:function`",
     "function": "write `fn: file.py:function`",
-    "gradient_accumulation_steps": "give `grpo.prompts_per_step`; the arithmetic is done for you (`grpo.micro_batch` pins it)",
+    "gradient_accumulation_steps": "give `grpo.prompts_per_step`; `grpo.micro_batch` pins the forward pass",
     "group_size": "grpo.num_generations",
     "kl_beta": "grpo.beta",
     "kl_coef": "grpo.beta",
@@ -137,7 +137,7 @@ def _as_number(value: Any, *, whole: bool) -> str:
         return "write a whole number" if whole else "write a number"
     if isinstance(value, bool) or (whole and number != int(number)):
         return "write a whole number" if whole else "write a number"
-    return f"write {int(number) if whole else plain}" + (", without quotes" if isinstance(value, str) else "")
+    return f"write {int(number) if whole else plain}" + (", without quotes" if value == plain else "")
 
 
 def _meant(name: str) -> str:
@@ -148,7 +148,7 @@ def _meant(name: str) -> str:
 def _children(value: Any) -> list[str]:
     if not isinstance(value, Mapping):
         return []
-    return [f"`{name}`: {_meant(name)}" for name in map(str, value) if name in ELSEWHERE]
+    return [f"`{name}`: {_meant(name)}" for name in cast(Mapping[str, Any], value) if name in ELSEWHERE]
 
 
 def _homes(name: str, section: DataPath) -> str:

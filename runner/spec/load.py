@@ -13,12 +13,12 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
 from runner.spec import document
-from runner.spec.document import DataPath, Document, Place, dotted, finding
+from runner.spec.document import DataPath, Document, Place, finding
 from runner.spec.errors import Finding, JobError
 from runner.spec.model import JobSpec
 
@@ -61,7 +61,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     read = document.parse(source, str(path))
     if not isinstance(read.value, dict):
         place = read.values[()]
-        raise JobError([finding(place, "type", "a job is a section of `name: value` lines", "`runner init` writes one")])
+        raise JobError([finding(place, "type", "a job is lines of `name: value`", "`runner init` writes one")])
     for number, override in enumerate(overrides, start=1):
         read = _override(read, override, number)
     job, problems = check(read)
@@ -162,11 +162,13 @@ def _put(tree: Any, path: DataPath, value: Any, place: Place) -> Any:
     if not path:
         return value
     head, rest = path[0], path[1:]
-    if isinstance(tree, list) and isinstance(head, int) and 0 <= head < len(tree):
-        return [_put(item, rest, value, place) if i == head else item for i, item in enumerate(tree)]
-    if tree is None or isinstance(tree, dict):
-        tree = tree or {}
-        return {**tree, str(head): _put(tree.get(str(head)), rest, value, place)}
+    if isinstance(tree, list):
+        items = cast(list[Any], tree)
+        if head in range(len(items)):
+            return [_put(item, rest, value, place) if i == head else item for i, item in enumerate(items)]
+    elif tree is None or isinstance(tree, dict):
+        section = cast(dict[str, Any], tree or {})
+        return {**section, str(head): _put(section.get(str(head)), rest, value, place)}
     message = f"`{head}` can't be set: what it is in holds no fields"
     raise JobError([finding(place, "override", message, "check the dotted path with `runner explain`")])
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from runner.journal.events import Difference
 from runner.spec.model import EMULATOR_OVERRIDES, LIVE_FIELDS, JobSpec, dump
 
 EMULATOR_CAPS = {"steps": 50, "prompts_per_step": 8, "num_generations": 8, "max_completion_length": 64}
-"""Largest sizes the emulator takes from `grpo:`: a run of these takes seconds on a CPU. `emulator:` may ask for more."""
+"""Largest sizes the emulator takes from `grpo:`: a CPU does these in seconds. `emulator:` may ask for more."""
 
 EMULATOR_LEARNING_RATE = 5e-4
 """For the tiny language model where `emulator:` gives none: a large model's 1e-6 would show nothing in 50 steps."""
@@ -73,6 +73,6 @@ def differences(old: JobSpec, new: JobSpec) -> dict[str, tuple[Any, Any]]:
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
         if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from _leaves(cast(Mapping[str, Any], value), f"{prefix}{name}.")
         else:
             yield prefix + name, value

@@ -64,7 +64,8 @@ def shape_faults(value: Any) -> set[DataPath]:
     """Paths where the value breaks the schema; an unknown or missing field counts as a path of its own."""
     from jsonschema import Draft202012Validator  # only a job at fault pays for the import
 
-    return set(_paths(Draft202012Validator(job_schema()).iter_errors(value)))
+    validator: Any = Draft202012Validator(job_schema())
+    return set(_paths(validator.iter_errors(value)))
 
 
 def _paths(errors: Any) -> Iterator[DataPath]:

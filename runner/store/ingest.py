@@ -35,7 +35,7 @@ class Chunk:
 
 
 def read_chunk(path: Path, offset: int) -> Chunk:
-    """At most CHUNK_EVENTS complete events, or about CHUNK_BYTES of them. Raises JournalError for a broken first line."""
+    """At most CHUNK_EVENTS complete events, or about CHUNK_BYTES. Raises JournalError when the first is broken."""
     chunk: list[events.Event] = []
     end = offset
     try:

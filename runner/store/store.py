@@ -6,10 +6,11 @@ state has to survive power loss and ingest commits too seldom to matter. Reads a
 
 from __future__ import annotations
 
+import glob
 import json
 import sqlite3
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -106,13 +107,14 @@ class Store:
                 conn.execute("ROLLBACK")
             raise
 
-    def submit(self, new: Submission) -> str:
+    def submit(self, new: Submission, fill: Callable[[Path], None] | None = None) -> str:
         """Puts a run in the queue and makes its folder with `run.json`; gives its id.
 
-        A pending run of the same job and backend is superseded: the newest wins.
+        A pending run of the same job and backend is superseded: the newest wins. `fill` puts the rest into the folder;
+        nobody can claim the run before it has.
         """
         with self.writing() as conn:
-            run_id = _next_id(conn, new.job)
+            run_id = _next_id(conn, new.job, self.path.parent)
             number: int = conn.execute("SELECT coalesce(max(number), 0) + 1 FROM runs").fetchone()[0]
             pending = self.sibling(new.job, new.backend, (State.QUEUED,))
             if pending:
@@ -120,8 +122,11 @@ class Store:
             record = _run_record(run_id, number, new)
             insert_run(conn, record, records.RunState(state=State.QUEUED, reason=Reason.WAITING, priority=new.priority))
             self._record_transition(run_id, None, State.QUEUED, Reason.WAITING, "")
-            records.write(records.run_file(self.folder(self.run(run_id))), record)
+            folder = self.folder(self.run(run_id))
+            records.write(records.run_file(folder), record)
             self._mirror(run_id)
+            if fill is not None:
+                fill(folder)
         return run_id
 
     def claim(self, run_id: str) -> Claim:
@@ -340,9 +345,12 @@ def _check_move(run: RunRow, to: State, reason: Reason | None) -> None:
         raise IllegalTransition(f"{run.id}: the reason {reason or '(none)'} does not lead to {to}")
 
 
-def _next_id(conn: sqlite3.Connection, job: str) -> str:
-    sql = "SELECT coalesce(max(CAST(substr(id, length(job) + 2) AS INTEGER)), 0) + 1 FROM runs WHERE job = ?"
-    return f"{job}-{conn.execute(sql, (job,)).fetchone()[0]}"
+def _next_id(conn: sqlite3.Connection, job: str, state: Path) -> str:
+    """A number above every run's of the job, also of folders that this database does not know (yet)."""
+    sql = "SELECT coalesce(max(CAST(substr(id, length(job) + 2) AS INTEGER)), 0) FROM runs WHERE job = ?"
+    known: int = conn.execute(sql, (job,)).fetchone()[0]
+    numbers = (path.name.removeprefix(f"{job}-") for path in (state / "runs").glob(f"{glob.escape(job)}-*"))
+    return f"{job}-{max([known, *(int(number) for number in numbers if number.isdecimal())]) + 1}"
 
 
 def _run_record(run_id: str, number: int, new: Submission) -> records.RunRecord:

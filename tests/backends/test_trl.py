@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from runner.data.examples import Example
 from runner.grpo import checkpoint as checkpoints
 from runner.grpo.types import Group, Reason, Scored
 from runner.journal.events import ExamplesSeen
-from runner.rewards.contract import Outcome, Score
-from runner.spec.model import JobSpec
+from runner.rewards import bundle
+from runner.rewards.contract import GroupCall, Score
+from runner.rewards.host import RewardHost
+from runner.spec.model import JobSpec, Reward
 from tests.backends.kit import Function, PureScorer, batches, events_of, make_job, make_run, metrics, questions
 
 pytest.importorskip("torch")
@@ -25,43 +28,90 @@ from runner.backends.trl.backend import TRLBackend  # noqa: E402
 from runner.backends.trl.model import load_tokenizer, prompt_text  # noqa: E402
 from runner.backends.trl.trainer import AdvantageMismatch, check_advantages  # noqa: E402
 
+REWARDS = """
+import time
+import zlib
 
-def test_every_step_trains_on_the_recorded_advantages(tiny_model: Path, tmp_path: Path) -> None:
-    run = make_run(tmp_path, make_job(tiny_model, steps=3), scorer=FailingScorer())
+def fussy(prompt, completion, example):
+    match example["number"]:
+        case 0:
+            return None
+        case 1:
+            raise ValueError("I don't like ones")
+        case 2:
+            time.sleep(60)
+        case 3 if zlib.crc32(completion.encode()) % 2:
+            raise KeyError(completion)
+    return zlib.crc32(completion.encode()) % 1000 / 1000
+
+def length(prompt, completion, example):
+    return len(completion)
+
+def seen(prompt, completion, example):
+    return 1
+"""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[RewardHost]:
+    """Real rewards, of which one gives None, raises and hangs, by the number in the example."""
+    folder = tmp_path / "job"
+    folder.mkdir()
+    (folder / "rewards.py").write_text(REWARDS)
+    rewards = {
+        "fussy": Reward(fn="rewards.py:fussy", timeout=0.2),
+        "length": Reward(fn="rewards.py:length", weight=-0.1),
+        "seen": Reward(fn="rewards.py:seen", weight=0.0),
+    }
+    written = bundle.write(bundle.build(rewards, folder), tmp_path / "rewards")
+    with RewardHost(written, seed=0) as host:
+        yield host
+
+
+def test_every_step_trains_on_the_recorded_advantages(tiny_model: Path, tmp_path: Path, host: RewardHost) -> None:
+    run = make_run(tmp_path, make_job(tiny_model, steps=3), scorer=host)
     TRLBackend().train(run.job, run)
     differences = [event.metrics["advantages_max_difference"] for event in metrics(tmp_path)]
     assert len(differences) == 3
     assert max(differences) < 1e-5
-    outcomes = {score.outcome for score in recorded_scores(tmp_path)}
-    assert outcomes >= {"ok", "none", "exception", "timeout"}
-
-
-def test_a_failed_completion_has_left_its_group(tiny_model: Path, tmp_path: Path) -> None:
-    run = make_run(tmp_path, make_job(tiny_model, steps=1), scorer=FailingScorer())
-    TRLBackend().train(run.job, run)
-    rollouts = [rollout for group in batches(tmp_path)[0].groups for rollout in group.rollouts]
-    failed = [rollout for rollout in rollouts if any(score.outcome == "exception" for score in rollout.scores)]
-    assert failed
-    assert {(rollout.reward, rollout.advantage) for rollout in failed} == {(None, 0.0)}
+    rollouts = [rollout for batch in batches(tmp_path) for group in batch.groups for rollout in group.rollouts]
+    by_outcome = {rollout.scores[0].outcome: rollout for rollout in rollouts}
+    assert by_outcome.keys() == {"ok", "none", "exception", "timeout"}
+    assert (by_outcome["exception"].reward, by_outcome["exception"].advantage) == (None, 0.0)
+    assert (by_outcome["timeout"].reward, by_outcome["timeout"].advantage) == (None, 0.0)
+    assert by_outcome["none"].reward == pytest.approx(-0.1 * len(by_outcome["none"].completion))
 
 
 def test_figures_of_rewards_and_lengths_equal_trls(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, tmp_path: Path, host: RewardHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """But `rewards/<name>/…` of a batch with failed calls: TRL sees no score of a completion that left its group."""
     logs: list[dict[str, Any]] = []
     ours = reporter.metrics_of
     monkeypatch.setattr(reporter, "metrics_of", lambda log: logs.append(dict(log)) or ours(log))
-    run = make_run(tmp_path, make_job(tiny_model, steps=3), scorer=FailingScorer(), held_out=questions(3, 50))
+    run = make_run(tmp_path, make_job(tiny_model, steps=3), scorer=host, held_out=questions(3, 50))
     TRLBackend().train(run.job, run)
     reported = [event.metrics for event in metrics(tmp_path)]
     assert len(logs) == len(reported) == 5  # an evaluation, three steps, an evaluation
     for log, figures in zip(logs, reported, strict=True):
         prefix = "eval/" if "eval/loss" in figures else ""
-        for name, value in log.items():
-            name = name.removeprefix("eval_")
-            if name.startswith(("reward", "frac_", "completions/")) and value is not None:
-                assert figures[prefix + name] == pytest.approx(value, abs=1e-5), name
-    assert {"loss", "grad_norm", "learning_rate", "entropy", "num_tokens", "step_time", "kl"} - set(reported[1]) == {"kl"}
+        failed = figures[f"{prefix}rewards/fussy/error_rate"] > 0
+        names = ("reward", "frac_", "completions/") if not failed else ("reward_std", "frac_", "completions/")
+        theirs = {name.removeprefix("eval_"): value for name, value in log.items() if value is not None}
+        assert figures[f"{prefix}reward"] == pytest.approx(theirs["reward"], abs=1e-5)
+        for name in [name for name in theirs if name.startswith(names)]:
+            assert figures[prefix + name] == pytest.approx(theirs[name], abs=1e-5), name
+    assert {"loss", "grad_norm", "learning_rate", "entropy", "num_tokens", "step_time"} <= set(reported[1])
+
+
+def test_a_reward_version_with_other_functions_takes_over_between_steps(tiny_model: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_job(tiny_model, steps=3), scorer=ChangingScorer())
+    TRLBackend().train(run.job, run)
+    assert [batch.reward_version for batch in batches(tmp_path)] == ["v1", "v2", "v2"]
+    assert max(event.metrics["advantages_max_difference"] for event in metrics(tmp_path)) < 1e-5
+    first, second, _ = (batch.groups[0].rollouts[0] for batch in batches(tmp_path))
+    assert first.reward == pytest.approx(first.scores[0].value - 0.1 * first.scores[1].value)
+    assert second.reward == pytest.approx(2 * len(second.completion))
 
 
 def test_prompts_come_in_the_order_of_the_run(tiny_model: Path, tmp_path: Path) -> None:
@@ -125,7 +175,7 @@ def test_an_evaluation_of_many_prompts_is_one_evaluation(tiny_model: Path, tmp_p
     assert {len(group.rollouts) for batch in at_start for group in batch.groups} == {3}
 
 
-def test_a_goal_reached_before_the_first_step_ends_the_run_with_a_checkpoint(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_goal_reached_before_the_first_step_ends_the_run_there(tiny_model: Path, tmp_path: Path) -> None:
     base = make_job(tiny_model, steps=3)
     job = JobSpec.model_validate(
         {**base.model_dump(by_alias=True), "stop": {"metric": "eval/rewards/checksum/mean", "at_least": 0.0}}
@@ -134,7 +184,6 @@ def test_a_goal_reached_before_the_first_step_ends_the_run_with_a_checkpoint(tin
     TRLBackend().train(job, run)
     assert run.ended is Reason.GOAL_REACHED
     assert batches(tmp_path) == []
-    assert [checkpoint.step for checkpoint in checkpoints.find(tmp_path / "checkpoints")] == [0]
 
 
 def test_weights_beyond_float32_end_the_run_as_diverged(tiny_model: Path, tmp_path: Path) -> None:
@@ -191,34 +240,12 @@ def test_without_a_gpu_the_cpu_has_to_be_insisted_on(tiny_model: Path, monkeypat
     assert "runner emulate" in finding.hint
 
 
-class FailingScorer(PureScorer):
-    """By the position in its group: a value, None, an exception, a time-out."""
+class ChangingScorer(PureScorer):
+    """From step 2 on only `length` is optimised, with another weight."""
 
-    functions = (Function("checksum"), Function("length", weight=-0.1), Function("seen", weight=0.0))
-
-    def score(self, groups: Any, *, step: int, split: str) -> list[list[Score]]:
+    def score(self, groups: Sequence[GroupCall], *, step: int, split: str) -> list[list[Score]]:
         rows = super().score(groups, step=step, split=split)
-        return [[*spoil(row, i), Score(name="seen", value=1.0, outcome=Outcome.OK)] for i, row in enumerate(rows)]
-
-
-def spoil(row: list[Score], position: int) -> list[Score]:
-    first, second = row
-    match position % 8:
-        case 1:
-            return [Score(name=first.name, value=None, outcome=Outcome.NONE), second]
-        case 2:
-            return [Score(name=first.name, value=None, outcome=Outcome.EXCEPTION, error="ValueError"), second]
-        case 7:
-            return [first, Score(name=second.name, value=None, outcome=Outcome.TIMEOUT)]
-        case _:
-            return row
-
-
-def recorded_scores(folder: Path) -> list[Any]:
-    return [
-        score
-        for batch in batches(folder)
-        for group in batch.groups
-        for rollout in group.rollouts
-        for score in rollout.scores
-    ]
+        if step < 2:
+            return rows
+        self.version, self.functions = "v2", (Function("length", weight=2.0),)
+        return [row[1:] for row in rows]

@@ -1,4 +1,7 @@
-"""A run that is stopped and resumed ends with the same bits as one that is not. One process, transformers' generation."""
+"""A run that is stopped and resumed ends with the same bits as one that is not.
+
+On one process, with transformers' generation.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,12 +47,9 @@ class TRLBackend:
         from runner.backends.trl.build import build
         from runner.backends.trl.reporter import Ended
 
-        with TemporaryDirectory(prefix="runner-trl-") as scratch:
+        with TemporaryDirectory(prefix="runner-trl-") as scratch, suppress(Ended):
             trainer = build(job, run, first, device() or "cpu", Path(scratch))
-            try:
-                trainer.train(resume_from_checkpoint=str(run.resume_from) if run.resume_from else None)
-            except Ended:
-                trainer.save_if_asked()
+            trainer.train(resume_from_checkpoint=str(run.resume_from) if run.resume_from else None)
 
     def generate(self, job: JobSpec, at: Path | None, prompts: Sequence[str], n: int) -> list[list[Completion]]:
         _quieten()
@@ -127,4 +125,4 @@ def _quieten() -> None:
 
 def _says_nothing_of_completions(record: logging.LogRecord) -> bool:
     """TRL warns of a row without any reward and dumps the completion; it is in the journal already."""
-    return not record.getMessage().startswith("All reward functions returned None")
+    return "All reward functions returned None" not in record.getMessage()

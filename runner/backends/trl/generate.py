@@ -41,9 +41,7 @@ def _load(job: JobSpec, at: Path | None, device: Device) -> Any:
     return model.to(device).eval()
 
 
-def _complete(
-    job: JobSpec, model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str, n: int
-) -> list[Completion]:
+def _complete(job: JobSpec, model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str, n: int) -> list[Completion]:
     rendered = bool(tokenizer.bos_token) and prompt.startswith(str(tokenizer.bos_token))
     encoded = tokenizer(prompt, return_tensors="pt", add_special_tokens=not rendered).to(model.device)
     ends = _end_ids(model, tokenizer)

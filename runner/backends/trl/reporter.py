@@ -19,7 +19,9 @@ NOISE = ("epoch", "total_flos", "runtime", "samples_per_second", "steps_per_seco
 
 
 class Ended(Exception):
-    """The run ended before its first step (by an evaluation). TRL looks at its stop flag only behind a step."""
+    """The run ended before the first step of this attempt, by an evaluation. TRL looks at its stop flag only behind a
+    step. There is nothing to save: it is at step 0, or at the checkpoint it came from.
+    """
 
 
 class Reporter(TrainerCallback):

@@ -53,7 +53,10 @@ def _largest_divisor(number: int, limit: int) -> int:
 
 
 def config_values(job: JobSpec, device: str, scratch: Path) -> dict[str, Any]:
-    """Keyword arguments of `GRPOConfig`, but how the model is loaded. `scratch` takes what TRL writes beside checkpoints."""
+    """Keyword arguments of `GRPOConfig`, but how the model is loaded.
+
+    `scratch` takes what TRL writes beside checkpoints.
+    """
     return {
         **_batch_values(job),
         **_optimizer_values(job.grpo),

@@ -28,7 +28,7 @@ TOLERANCE = 1e-3
 
 
 class AdvantageMismatch(RuntimeError):
-    """TRL trained, or would have trained, on other advantages than the recorded ones: a defect, never the job's fault."""
+    """TRL was about to train on other advantages than the recorded ones: a defect, never the job's fault."""
 
 
 class OrderSampler(Sampler[int]):
@@ -119,9 +119,7 @@ class RunTrainer(GRPOTrainer):
         groups = self._groups(inputs, completions, completion_ids_list, split)
         scored = self.run.score(groups, step=self.state.global_step + (split == "train"), split=split)
         self._scored = scored
-        self.reward_funcs = [
-            Column(name, [row[f] for row in scored.values]) for f, name in enumerate(scored.names)
-        ]
+        self.reward_funcs = [Column(name, [row[f] for row in scored.values]) for f, name in enumerate(scored.names)]
         self.reward_func_names = list(scored.names)
         self.reward_processing_classes = [None] * len(scored.names)
         self.reward_weights = torch.tensor(scored.weights, dtype=torch.float32)
@@ -210,10 +208,6 @@ class RunTrainer(GRPOTrainer):
             _lift(folder / f"checkpoint-{self.state.global_step}")
             torch.save({"_step": self._step, "_buffered_inputs": self._unfinished_batch()}, folder / STATE_FILE)
 
-    def save_if_asked(self) -> None:
-        if self.control.should_save:
-            self._save_checkpoint(self.model, trial=None)
-
     def _unfinished_batch(self) -> Any:
         passes = self.args.steps_per_generation * self.num_iterations
         return self._buffered_inputs if self._step % passes else None
@@ -238,13 +232,14 @@ def check_advantages(scored: Scored, theirs: Sequence[float], step: int) -> floa
     )
     allowed = TOLERANCE + 4 * torch.finfo(torch.float32).eps * largest / EPSILON
     differences = [abs(a - b) for a, b in zip(scored.advantages, theirs, strict=True)]
-    worst = max(range(len(differences)), key=differences.__getitem__)
-    if not differences[worst] <= allowed:
+    beyond = [i for i, difference in enumerate(differences) if not difference <= allowed]  # NaN is beyond
+    if beyond:
+        i = beyond[0]
         raise AdvantageMismatch(
-            f"step {step}, completion {worst}: TRL's advantage is {theirs[worst]!r}, ours {scored.advantages[worst]!r} "
-            f"(reward {scored.rewards[worst]!r}, version {scored.version}); allowed difference {allowed:.2g}"
+            f"step {step}, completion {i}: TRL's advantage is {theirs[i]!r}, ours {scored.advantages[i]!r} "
+            f"(reward {scored.rewards[i]!r}, version {scored.version}); allowed difference {allowed:.2g}"
         )
-    return differences[worst]
+    return max(differences)
 
 
 def _sampling(temperature: float) -> dict[str, Any]:
