@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emulator.policy import Sampling
+from emulator.policy import Sampled, Sampling
 from runner.grpo.types import Completion, Example
 from runner.spec.errors import Finding, JobError
 
@@ -63,9 +63,10 @@ class ReplayPolicy:
         ]
         return Drawn(completions=completions, examples=examples, picks=picks)
 
-    def update(self, sampled: Drawn, advantages: Sequence[float], step: int) -> Mapping[str, float]:
+    def update(self, sampled: Sampled, advantages: Sequence[float], step: int) -> Mapping[str, float]:
         """One gradient step on L = mean over completions of −A·log p + β·k3, k3 = e^(q−l) − (q−l) − 1 (Schulman),
         l = log p and q = log p_ref of the completion drawn; dL/dl = −A + β·(1 − e^(q−l))."""
+        assert isinstance(sampled, Drawn), "a policy is updated on what it drew itself"
         n = len(advantages)
         position, loss, kl, entropy = 0, 0.0, 0.0, 0.0
         gradient: dict[int, list[float]] = {}

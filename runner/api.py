@@ -7,17 +7,18 @@ machine).
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from runner.journal.folder import read_json
 from runner.journal.states import State
 from runner.queue import local
 from runner.queue.home import Home, find_home
-from runner.queue.jobs import BackendName, JobLike, validate
+from runner.queue.jobs import BackendName, JobLike, find_job, load_job, validate
+from runner.queue.submit import Device
 from runner.queue.submit import submit as _submit
 from runner.store import queries
 from runner.store.errors import StoreError
@@ -40,16 +41,17 @@ class RunHandle:
     def __repr__(self) -> str:
         return f"<run {self.id}: {self.row.state}>"
 
-    @property
-    def store(self) -> Store:
-        """A connection of its own to the home's database; close it, or use it as a context manager."""
-        return self.home.open()
+    @contextmanager
+    def reading(self) -> Generator[Store]:
+        """The home's database, with everything the run's processes have recorded taken in."""
+        with self.home.open() as store:
+            local.conclude(self.home, store, self.id)
+            yield store
 
     @property
     def row(self) -> RunRow:
-        """How the run stands now, with everything its processes have recorded taken in."""
-        with self.store as store:
-            local.conclude(self.home, store, self.id)
+        """How the run stands now."""
+        with self.reading() as store:
             return store.run(self.id)
 
     @property
@@ -59,7 +61,7 @@ class RunHandle:
 
     def follow(self, after: int = 0) -> Iterator[EventRow | None]:
         """Events as they come, from the event id `after` on; None while nothing is new. Ends when the run has."""
-        with self.store as store:
+        with self.home.open() as store:
             yield from local.follow(self.home, store, self.id, after)
 
     def wait(self) -> RunRow:
@@ -79,25 +81,25 @@ class RunHandle:
         if self._started is not None:
             self._started.stop()
             return
-        with self.store as store:
+        with self.home.open() as store:
             attempts = store.attempts(self.id)
         if attempts:
             local.stop(self.home.run(self.id), attempts[-1].n)
 
     def cancel(self) -> None:
         """Ends the run for good, after a checkpoint if it is running. Raises StoreError when it has ended."""
-        with self.store as store:
+        with self.home.open() as store:
             local.cancel(self.home, store, self.id)
 
     def metrics(self, name: str) -> list[tuple[int, float]]:
         """A metric's (step, value) pairs, as `rewards/format/mean`."""
-        with self.store as store:
+        with self.reading() as store:
             series = queries.metrics(store, self.id, [name])
         return [(step, value) for step, value in series.get(name, []) if value is not None]
 
     def completions(self, **filters: Any) -> list[CompletionRow]:
         """Rollouts with prompt, scores, reward and advantage. Filters as `runner completions`: step, split, limit…"""
-        with self.store as store:
+        with self.reading() as store:
             return queries.completions(store, self.id, **filters)
 
     def to_pandas(self) -> Any:
@@ -109,7 +111,7 @@ class RunHandle:
 
     def start(self, *, attached: bool = True) -> str:
         """Starts the queued run on this machine; gives what it waits for, in words, or nothing when it has started."""
-        with self.store as store:
+        with self.home.open() as store:
             started = local.start(self.home, store, self.id, attached=attached)
         if isinstance(started, str):
             return started
@@ -130,19 +132,24 @@ def flat(row: CompletionRow) -> dict[str, Any]:
 
 
 def submit(
-    job: JobLike, *, backend: BackendName = "trl", overrides: Sequence[str] = (), home: Path | None = None
+    job: JobLike,
+    *,
+    backend: BackendName = "trl",
+    device: Device = "gpu",
+    overrides: Sequence[str] = (),
+    home: Path | None = None,
 ) -> RunHandle:
     """Checks a job and puts it in the queue, where `runner watch` or `resume` finds it. Raises JobError."""
     checked = validate(job, overrides, backend)
     where = Home(home.resolve()) if home else find_home(checked.loaded.folder)
     with where.open() as store:
-        return RunHandle(where, _submit(where, store, checked))
+        return RunHandle(where, _submit(store, checked, device))
 
 
 def run(
     job: JobLike,
     *,
-    device: Literal["gpu", "cpu"] = "gpu",
+    device: Device = "gpu",
     overrides: Sequence[str] = (),
     home: Path | None = None,
     wait: bool = True,
@@ -150,7 +157,7 @@ def run(
 ) -> RunHandle:
     """Trains with TRL. `device="cpu"` insists on doing it without a GPU, slowly. See `emulate` for the rest."""
     require_device(device)
-    return _start(submit(job, backend="trl", overrides=overrides, home=home), wait, detach)
+    return _start(submit(job, backend="trl", device=device, overrides=overrides, home=home), wait, detach)
 
 
 def emulate(
@@ -166,11 +173,9 @@ def emulate(
     return _start(submit(job, backend="emulator", overrides=overrides, home=home), wait, detach)
 
 
-def require_device(device: Literal["gpu", "cpu"]) -> None:
+def require_device(device: Device) -> None:
     """Raises EnvironmentUnfit when there is no GPU and the CPU was not insisted on."""
-    if device == "cpu":
-        os.environ["RUNNER_DEVICE"] = "cpu"
-    elif shutil.which("nvidia-smi") is None:
+    if device == "gpu" and shutil.which("nvidia-smi") is None:
         raise EnvironmentUnfit(
             "no GPU here. `runner emulate` trains in miniature on the CPU; "
             "`--device cpu` insists on the real model on the CPU."
@@ -189,7 +194,7 @@ def _start(handle: RunHandle, wait: bool, detach: bool) -> RunHandle:
 def resume(run: str, *, home: Path | None = None, wait: bool = True, detach: bool = False) -> RunHandle:
     """Goes on with a held run from its last checkpoint, or starts one that is queued. Raises StoreError."""
     handle = open_run(run, home=home)
-    with handle.store as store:
+    with handle.home.open() as store:
         local.conclude(handle.home, store, handle.id)
         if store.run(handle.id).state != "queued":
             local.resume(handle.home, store, handle.id)
@@ -211,15 +216,14 @@ def rerun(
     row = old.row
     fork = None if at is None else _checkpoint(old, at)
     checked = validate(_job_file(old), overrides, "emulator" if row.emulated else "trl")
-    with old.store as store:
-        new = RunHandle(old.home, _submit(old.home, store, checked, fork, f"{old.id}@{at}" if fork else old.id))
+    device: Device = (read_json(old.home.run(old.id).spec_json) or {})["device"]
+    with old.home.open() as store:
+        new = RunHandle(old.home, _submit(store, checked, device, fork, f"{old.id}@{at}" if fork else old.id))
     return _start(new, wait, detach)
 
 
 def _job_file(run: RunHandle) -> Path:
-    spec = read_json(run.home.run(run.id).spec_json) or {}
-    names = [path.name for path in run.home.run(run.id).source.glob("*") if path.suffix in (".yaml", ".yml", ".json")]
-    return Path(spec["job_folder"]) / spec.get("job_file", names[0])
+    return Path((read_json(run.home.run(run.id).spec_json) or {})["job_file"])
 
 
 def _checkpoint(run: RunHandle, step: int) -> Path:

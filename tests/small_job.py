@@ -39,10 +39,11 @@ def write_job(folder: Path, rewards: str = REWARDS, name: str = "sums", **sectio
         "grpo": {"steps": 20, "prompts_per_step": 4, "num_generations": 4},
         "evaluation": {"every": 5},
         "checkpoints": {"every": 5},
-        "emulator": {"policy": "replay", "completions": "completions.jsonl", "learning_rate": 1.0},
+        "emulator": {"policy": "replay", "completions": "completions.jsonl", "learning_rate": 4.0},
     }
     for section, content in sections.items():
         job[section] = {**job.get(section, {}), **content} if isinstance(content, dict) else content
+    job["emulator"] = {**job["grpo"], **job["emulator"]}  # the emulator would cap what is not its own
     path = job_folder / "job.yaml"
     path.write_text(yaml.safe_dump(job, sort_keys=False))
     return path

@@ -21,8 +21,8 @@ from emulator.lm.batch import Prompts, read_prompts
 from emulator.lm.model import KeyValue, Llama
 from emulator.policy import Sampling
 
-ROWS = 256
-"""Most completions drawn side by side: bounds the memory."""
+POSITIONS = 32768
+"""Most positions (prompt and completion, padding included) computed side by side: bounds the memory."""
 
 
 def generate(
@@ -30,7 +30,8 @@ def generate(
 ) -> list[list[list[int]]]:
     """Token ids [prompt][seed][token], the end token included where one was drawn. `end`: ids that end a completion."""
     result: list[list[list[int]]] = []
-    for chunk in _chunks([len(row) for row in seeds]):
+    width = max((len(prompt) for prompt in prompts), default=0) + sampling.max_completion_length
+    for chunk in _chunks([len(row) for row in seeds], POSITIONS // width):
         flat = _generate(model, prompts[chunk], seeds[chunk], sampling, end)
         for row in seeds[chunk]:
             result.append(flat[: len(row)])
@@ -38,12 +39,12 @@ def generate(
     return result
 
 
-def _chunks(sizes: Sequence[int]) -> list[slice[int, int, None]]:
-    """Runs of whole groups with at most `ROWS` completions each (a larger group stands alone)."""
+def _chunks(sizes: Sequence[int], most: int) -> list[slice[int, int, None]]:
+    """Runs of whole groups with at most `most` completions each (a larger group stands alone)."""
     chunks: list[slice[int, int, None]] = []
     start = rows = 0
     for i, size in enumerate(sizes):
-        if i > start and rows + size > ROWS:
+        if i > start and rows + size > most:
             chunks.append(slice(start, i))
             start, rows = i, 0
         rows += size

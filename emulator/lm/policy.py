@@ -30,10 +30,14 @@ from emulator.lm.loss import TokenStats, clip_metrics, log_probabilities, masked
 from emulator.lm.model import load_model, save_weights
 from emulator.policy import Sampled, Sampling
 from runner.grpo.types import Completion, Example
-from runner.spec.model import Grpo
+from runner.spec.model import Grpo, JobSpec
 
-UPDATE_TOKENS = 16384
-"""Most positions (prompts and completions, padding included) in one forward and backward pass: bounds the memory."""
+SHIPPED = Path(__file__).parents[1] / "weights"
+
+UPDATE_POSITIONS = 16384
+UPDATE_LOGITS = 2**26
+"""Most positions (prompts and completions, padding included), and most positions times vocabulary, in one forward and
+backward pass: they bound the memory."""
 
 
 @dataclass(slots=True)
@@ -97,6 +101,12 @@ class LmPolicy:
             foreach=True,
         )
 
+    @staticmethod
+    def from_job(job: JobSpec) -> LmPolicy:
+        """The job's `emulator.model`, or the shipped weights."""
+        folder = Path(job.emulator.model) if job.emulator.model else SHIPPED
+        return LmPolicy(folder, job.grpo, threads=job.emulator.threads)
+
     # Text in, text out
 
     def prompt(self, example: Example) -> str:
@@ -119,8 +129,9 @@ class LmPolicy:
         )
 
     def _encode(self, example: Example) -> list[int]:
-        plain = isinstance(example.prompt, str)
-        ids = self._tokenizer.encode(self.prompt(example), add_special_tokens=plain).ids
+        text, begin = self.prompt(example), special_tokens(self._settings).get("bos_token")
+        rendered = not isinstance(example.prompt, str) or (begin is not None and text.startswith(begin))
+        ids = self._tokenizer.encode(text, add_special_tokens=not rendered).ids
         return ids or [min(self._end)]
 
     def _completion(self, tokens: list[int]) -> Completion:
@@ -153,13 +164,13 @@ class LmPolicy:
         if self._grpo.mask_truncated_completions:
             mask[[i for i, tokens in enumerate(drawn.tokens) if tokens[-1] not in self._end]] = 0.0
         weights = row_weights(mask, self._grpo)
-        for rows in _rows_of_chunks(drawn):
+        for rows in _rows_of_chunks(drawn, min(UPDATE_POSITIONS, UPDATE_LOGITS // self.model.config.vocab_size)):
             first, last = drawn.owner[rows.start], drawn.owner[rows.stop - 1]
             completions = Completions.pad(drawn.tokens[rows], [owner - first for owner in drawn.owner[rows]])
             yield Chunk(
                 prompts=Prompts.pad(drawn.prompts[first : last + 1]),
                 completions=completions,
-                advantages=torch.tensor(advantages[rows]),
+                advantages=torch.tensor(advantages[rows], dtype=torch.float32),
                 mask=mask[rows, : completions.ids.shape[1]],
                 weights=weights[rows],
             )
@@ -232,13 +243,13 @@ def learning_rate_factor(grpo: Grpo, step: int) -> float:
     return max(0.0, 1.0 - progress)
 
 
-def _rows_of_chunks(drawn: Drawn) -> Iterator[slice[int, int, None]]:
-    """Rows in order, as many at a time as fit into `UPDATE_TOKENS`; a prompt counts once in each chunk it is in."""
+def _rows_of_chunks(drawn: Drawn, limit: int) -> Iterator[slice[int, int, None]]:
+    """Rows in order, as many at a time as fit into `limit` positions; a prompt counts once in each chunk it is in."""
     prompt, completion = max(map(len, drawn.prompts)), max(map(len, drawn.tokens))
     start, cost = 0, prompt + completion
     for row in range(1, len(drawn.tokens)):
         more = completion + (prompt if drawn.owner[row] != drawn.owner[row - 1] else 0)
-        if cost + more > UPDATE_TOKENS:
+        if cost + more > limit:
             yield slice(start, row)
             start, cost = row, prompt
             more = completion

@@ -47,15 +47,15 @@ class Stage:
     own: float
     """Share of batches with the countdown job's own prompt; the rest are variants and other tasks."""
     prompts: int = 64
-    completions: int = 3
+    completions: int = 2
     """Per prompt: they share its forward pass."""
 
 
-LEARN = Stage(steps=1500, learning_rate=4e-3, mix=Mix(), own=0.4)
+LEARN = Stage(steps=2600, learning_rate=4e-3, mix=Mix(), own=0.3)
 HABITS = Stage(
-    steps=120,
-    learning_rate=1e-3,
-    mix=Mix(wrong_result=0.2, equation=0.75, broken=0.3, wrong_numbers=0.05),
+    steps=100,
+    learning_rate=6e-4,
+    mix=Mix(wrong_result=0.15, equation=0.75, broken=0.3, wrong_numbers=0.05),
     own=0.7,
 )
 

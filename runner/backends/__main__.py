@@ -6,7 +6,6 @@ the journal. The one place where an exception becomes a reason.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import signal
@@ -33,7 +32,6 @@ class Unfit(Exception):
 
 
 def main() -> int:
-    _die_with_parent()
     folder, attempt = RunFolder(Path(sys.argv[1])), int(sys.argv[2])
     stop = _stop_flag()
     journal = Journal(folder.journal(attempt))
@@ -71,6 +69,7 @@ class Last:
 
 def _train(folder: RunFolder, attempt: int, journal: Journal, stop: list[int], last: Last) -> tuple[Reason, str]:
     inputs = read_inputs(folder)
+    os.environ["RUNNER_DEVICE"] = inputs.device
     with RewardHost(inputs.rewards, seed=inputs.job.seed) as host:
         data = load_examples(inputs.job, inputs.data_folder)
         _refuse_changed(data.sha256, inputs)
@@ -137,15 +136,6 @@ def _stop_flag() -> list[int]:
     signal.signal(signal.SIGTERM, lambda signum, frame: asked.append(signum))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return asked
-
-
-def _die_with_parent() -> None:
-    """Linux: a killed supervisor takes its trainer along, so that no run trains unseen."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() == 1:
-            sys.exit("the supervisor is gone")
 
 
 if __name__ == "__main__":

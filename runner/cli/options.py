@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,7 +15,13 @@ JobArgument = Annotated[
 ]
 HomeOption = Annotated[
     Path | None,
-    typer.Option("--home", help="Folder that holds jobs/ and the recorded runs. Default: found from the job or here."),
+    typer.Option(
+        "--home",
+        metavar="DIR",
+        exists=True,
+        file_okay=False,
+        help="Folder that holds jobs/ and the recorded runs. Default: found from the job or here.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
 SetOption = Annotated[
@@ -24,4 +30,7 @@ SetOption = Annotated[
 ]
 DetachOption = Annotated[
     bool, typer.Option("-d", "--detach", help="Returns at once; the run goes on without this terminal.")
+]
+DeviceOption = Annotated[
+    Literal["gpu", "cpu"], typer.Option(help="cpu insists on training the real model without a GPU, slowly.")
 ]

@@ -21,6 +21,13 @@ MAX_FINDINGS = 20
 
 Row = dict[str, Any]
 
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON value")
+
+
+_decode = json.JSONDecoder(parse_constant=_no_constant).decode
+
 Rows = tuple[list[Row], list[int]]
 
 
@@ -34,7 +41,7 @@ def _read_jsonl(data: bytes, file: str, limit: int | None) -> Rows:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, parse_constant=_no_constant)
+            row = _decode(line)
             rows.append(_object(row))
             lines.append(number)
         except _NOT_JSON as error:
@@ -51,7 +58,7 @@ def _read_json(data: bytes, file: str, limit: int | None) -> Rows:
         message, hint = "holds no list of objects", 'write `[{…}, {…}]` or `{"data": [{…}, {…}]}`'
         raise JobError([Finding(code="data-format", message=message, hint=hint, file=file, line=1)])
     try:
-        json.loads(text, parse_constant=_no_constant)
+        _decode(text)
         return _items(text, start.end(), limit)
     except _NOT_JSON as error:
         at = error.lineno if isinstance(error, json.JSONDecodeError) else getattr(error, "line", 1)
@@ -123,7 +130,7 @@ def _check_width(row: Sequence[str], header: Sequence[str], file: str, line: int
 def _typed(cells: Sequence[str]) -> Sequence[Any]:
     """The column's cells as JSON values, None where empty, if all of them are; else the texts."""
     try:
-        values = [json.loads(cell, parse_constant=_no_constant) if cell.strip() else None for cell in cells]
+        values = [_decode(cell) if cell.strip() else None for cell in cells]
     except (ValueError, RecursionError):
         return cells
     is_text = any(isinstance(value, str) for value in values) or all(value is None for value in values)
@@ -163,10 +170,6 @@ def _text(data: bytes, file: str) -> str:
     raise JobError(
         [Finding(code="encoding", message=message, hint="save the file as UTF-8", file=file, line=line)]
     )  # fmt: skip
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON value")
 
 
 def _object(value: Any, line: int = 0) -> Row:

@@ -85,6 +85,8 @@ def _plain_table(table: Table) -> Table:
             rows.append({name: _plain(value) for name, value in row.items()})
         except ValueError:
             findings += _refused(table, i)
+        if len(findings) >= MAX_FINDINGS:
+            break
     if findings:
         raise JobError(findings[:MAX_FINDINGS])
     return Table(rows=rows, lines=table.lines, file=table.file, sha256=table.sha256)
@@ -95,18 +97,17 @@ def _refused(table: Table, row: int) -> Iterable[Finding]:
         try:
             _plain(value)
         except ValueError as error:
-            yield table.finding(
-                row, "data-value", f"column `{name}`: {error}", "use text, a number, true, false or null"
-            )
+            hint = "use text, a finite number, true, false or null"
+            yield table.finding(row, "data-value", f"column `{name}`: {error}", hint)
 
 
 def _plain(value: Any) -> Any:
     """The value as JSON has it: dates as ISO text, decimals as numbers. Raises ValueError for what JSON can't hold."""
+    if value is None or isinstance(value, int):
+        return value
+    if isinstance(value, str):
+        return value if value.isascii() else _text_value(value)
     match value:
-        case None | bool() | int():
-            return value
-        case str():
-            return _text_value(value)
         case float() if math.isfinite(value):
             return value
         case Decimal() if value.is_finite():
@@ -124,9 +125,8 @@ def _plain(value: Any) -> Any:
 
 
 def _text_value(value: str) -> str:
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError("half a surrogate pair is no character") from None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("half a surrogate pair is no character") from None
     return value

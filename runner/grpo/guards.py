@@ -9,7 +9,7 @@ from runner.grpo.types import Reason, Scored
 from runner.spec.model import Condition, Expect, Limits, Stop
 
 History = Mapping[str, Sequence[tuple[int, float]]]
-"""Metric → (step, value), oldest first."""
+"""Metric → (step, value), oldest first; empty for a metric that is recorded but that no condition names."""
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 WORST_BATCH = 0.5

@@ -18,6 +18,8 @@ class Inputs:
     """As the backend is to run it; paths in it are absolute."""
     backend: str
     emulated: bool
+    device: str
+    """`gpu` or `cpu`, for the TRL backend."""
     data_folder: Path
     data_sha256: str
     """Of the data at submission."""
@@ -37,6 +39,7 @@ def read_inputs(folder: RunFolder) -> Inputs:
         job=job,
         backend=run["backend"],
         emulated=run["emulated"],
+        device=spec["device"],
         data_folder=job_folder,
         rewards=folder.rewards / folder.wanted.read_text().strip(),
         data_sha256=spec["data_sha256"],

@@ -1,4 +1,8 @@
-"""What a scored batch says in figures. Names and definitions are TRL 1.16's, over all rows and not per group."""
+"""What a scored batch says in figures. Names and definitions are TRL 1.16's, over all rows and not per group.
+
+One difference: `rewards/<name>/mean` and `/std` count a function's value also where another function failed and the
+completion left its group; TRL would be shown no value there.
+"""
 
 from __future__ import annotations
 

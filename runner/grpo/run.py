@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,6 +77,7 @@ class Run:
         self._journal = journal
         self._stop_requested = stop_requested
         self._expects = job.emulator.expect if emulated else job.expect
+        self._watched = {condition.metric for condition in (*self._expects, *([job.stop] if job.stop else []))}
         self._breaker = guards.Breaker()
         self._scored: dict[Split, list[tuple[Sequence[Group], Scored]]] = {"train": [], "eval": []}
         self._seen: set[int] = set()
@@ -96,6 +97,7 @@ class Run:
             name: [(int(at), value) for at, value in values if at < self.step or not name.startswith("eval/")]
             for name, values in history.items()
         }
+        """Of the metrics that `stop` and `expect` name; of the others only that they are recorded."""
 
     # What to train on
 
@@ -209,7 +211,7 @@ class Run:
     # What is kept
 
     @contextmanager
-    def checkpoint(self, step: int) -> Iterator[Path]:
+    def checkpoint(self, step: int) -> Generator[Path]:
         """Gives an empty folder to write weights and optimizer into; whole and named when the block ends, or not there.
 
         The journal is on the disk before the manifest is. Older checkpoints beyond `checkpoints.keep` are removed.
@@ -268,8 +270,9 @@ class Run:
 
     def _keep(self, step: int, figures: dict[str, float]) -> None:
         for name, value in figures.items():
-            if not events.is_timing(name):
-                self._history.setdefault(name, []).append((step, value))
+            series = self._history.setdefault(name, [])
+            if name in self._watched:
+                series.append((step, value))
         self._journal.append(events.MetricsReported(step=step, metrics=figures))
 
     def _record(self, groups: Sequence[Group], scored: Scored, step: int, split: Split) -> None:

@@ -22,7 +22,7 @@ class Base(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """Wall clock, seconds since the epoch; for people, never for order."""
 
 
-class AttemptStarted(Base, tag="attempt_started"):
+class AttemptStarted(Base, frozen=True, kw_only=True, tag="attempt_started"):
     """A trainer process begins. Everything recorded by earlier attempts after `resumed_step` is void."""
 
     attempt: int
@@ -42,7 +42,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
 
 
-class DifferencesFound(Base, tag="differences_found"):
+class DifferencesFound(Base, frozen=True, kw_only=True, tag="differences_found"):
     """What the emulator can't honour of this job; shown in the record, the report and `plan`."""
 
     items: list[Difference]
@@ -55,7 +55,7 @@ class ExampleRow(msgspec.Struct, frozen=True, kw_only=True):
     columns: dict[str, Any]
 
 
-class ExamplesSeen(Base, tag="examples_seen"):
+class ExamplesSeen(Base, frozen=True, kw_only=True, tag="examples_seen"):
     """Examples that appear for the first time in this attempt."""
 
     examples: list[ExampleRow]
@@ -89,7 +89,7 @@ class GroupRow(msgspec.Struct, frozen=True, kw_only=True):
     rollouts: list[RolloutRow]
 
 
-class BatchScored(Base, tag="batch_scored"):
+class BatchScored(Base, frozen=True, kw_only=True, tag="batch_scored"):
     """One batch of completions with its scores. All of it was scored by one reward version."""
 
     step: int
@@ -98,14 +98,14 @@ class BatchScored(Base, tag="batch_scored"):
     groups: list[GroupRow]
 
 
-class MetricsReported(Base, tag="metrics_reported"):
+class MetricsReported(Base, frozen=True, kw_only=True, tag="metrics_reported"):
     """Metrics of one finished step, or of one evaluation (`eval/…`). TRL's names; `time/…` in seconds."""
 
     step: int
     metrics: dict[str, float]
 
 
-class VersionChanged(Base, tag="version_changed"):
+class VersionChanged(Base, frozen=True, kw_only=True, tag="version_changed"):
     """A reward version was staged, went live, was retired or was refused."""
 
     version: str
@@ -115,7 +115,7 @@ class VersionChanged(Base, tag="version_changed"):
     error: str | None = None
 
 
-class CheckpointSaved(Base, tag="checkpoint_saved"):
+class CheckpointSaved(Base, frozen=True, kw_only=True, tag="checkpoint_saved"):
     step: int
     path: str
     """Relative to the run folder."""
@@ -124,11 +124,11 @@ class CheckpointSaved(Base, tag="checkpoint_saved"):
     """sha256 over the policy's weight files: equal runs have equal weights."""
 
 
-class CheckpointRemoved(Base, tag="checkpoint_removed"):
+class CheckpointRemoved(Base, frozen=True, kw_only=True, tag="checkpoint_removed"):
     step: int
 
 
-class Alert(Base, tag="alert"):
+class Alert(Base, frozen=True, kw_only=True, tag="alert"):
     """Something a person should see; the run goes on."""
 
     step: int
@@ -136,7 +136,7 @@ class Alert(Base, tag="alert"):
     message: str
 
 
-class AttemptEnded(Base, tag="attempt_ended"):
+class AttemptEnded(Base, frozen=True, kw_only=True, tag="attempt_ended"):
     """The trainer's last word. An attempt without it was lost."""
 
     step: int

@@ -52,11 +52,10 @@ def start(home: Home, store: Store, run_id: str, *, attached: bool) -> Started |
     if lock is None:
         return "another process of this run is still alive"
     try:
-        claim = store.claim(run_id)
+        claim = store.claim(run_id, host=os.uname().nodename, boot_id=boot_id())
         if claim.run is None:
             return claim.waiting
-        attempt = store.start_attempt(run_id, host=os.uname().nodename, boot_id=boot_id())
-        return _spawn(folder, run_id, attempt, lock, attached)
+        return _spawn(folder, run_id, claim.attempt, lock, attached)
     finally:
         os.close(lock)
 

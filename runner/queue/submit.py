@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Literal
 
 from runner.journal.events import Difference
 from runner.journal.folder import RunFolder, write_json
-from runner.queue.home import Home
 from runner.queue.jobs import Checked
 from runner.rewards import bundle
 from runner.spec.model import JobSpec, dump
@@ -16,13 +16,17 @@ from runner.spec.resolve import revision
 from runner.store.rows import Submission
 from runner.store.store import Store
 
+Device = Literal["gpu", "cpu"]
+
 COPY_AT_MOST = 64 << 20
 """Data files up to this many bytes are copied into the run folder; larger ones are only hashed."""
 
 
-def submit(home: Home, store: Store, checked: Checked, fork: Path | None = None, parent: str | None = None) -> str:
-    """Puts a run in the queue and gives its id. `fork`: a checkpoint folder that the run goes on from, `parent` its
-    run as `id@step`."""
+def submit(
+    store: Store, checked: Checked, device: Device = "gpu", fork: Path | None = None, parent: str | None = None
+) -> str:
+    """Puts a run in the queue and gives its id. `device`: what the TRL backend is to train on. `fork`: a checkpoint
+    folder that the run goes on from, `parent` its run as `id@step`."""
     submission = Submission(
         job=checked.loaded.name,
         revision=revision(checked.loaded.job),
@@ -33,10 +37,10 @@ def submit(home: Home, store: Store, checked: Checked, fork: Path | None = None,
         priority=checked.job.priority,
         parent=parent,
     )
-    return store.submit(submission, lambda folder: _fill(RunFolder(folder), checked, fork))
+    return store.submit(submission, lambda folder: _fill(RunFolder(folder), checked, device, fork))
 
 
-def _fill(folder: RunFolder, checked: Checked, fork: Path | None) -> None:
+def _fill(folder: RunFolder, checked: Checked, device: Device, fork: Path | None) -> None:
     loaded = checked.loaded
     folder.source.mkdir(parents=True)
     folder.checkpoints.mkdir()
@@ -51,7 +55,9 @@ def _fill(folder: RunFolder, checked: Checked, fork: Path | None) -> None:
         folder.spec_json,
         {
             "job": dump(checked.job),
+            "job_file": str(loaded.path.resolve()),
             "job_folder": str(loaded.folder.resolve()),
+            "device": device,
             "overrides": list(loaded.overrides),
             "data_sha256": checked.data.sha256,
             "differences": [_plain(difference) for difference in checked.differences],

@@ -1,14 +1,15 @@
 """The supervisor of one attempt: `python -m runner.queue.supervise RUN_FOLDER ATTEMPT --lock FD [--pipe FD]`.
 
 Stdlib only, so that it starts at once and stays small. It lives in a session of its own, inherits the run folder's lock
-from its starter and shares it with its trainer (the kernel frees it when all are gone, so there is no moment in which a
-live run looks dead), passes a stop on to the trainer, lets no descendant survive, and leaves `exit.json`. With `--pipe`,
-end of file on that descriptor (its starter died) is a stop.
+from its starter and shares it with its trainer (the kernel frees it when all are gone, so no live run ever looks dead),
+passes a stop on to the trainer, lets no descendant survive, and leaves `exit.json`. With `--pipe`, end of file on that
+descriptor (its starter died) is a stop.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import json
 import os
@@ -17,10 +18,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 GRACE_SECONDS = float(os.environ.get("RUNNER_GRACE_SECONDS", "120"))
 """From the first stop until the trainer is killed: time for the step to end and a checkpoint to be written."""
+PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -44,6 +47,7 @@ def main() -> int:
             stdout=log,
             stderr=log,
             pass_fds=[options.lock],
+            preexec_fn=_die_with_supervisor(),
         )
     killed = _wait(trainer, signals, options.pipe)
     _end_descendants()
@@ -97,6 +101,21 @@ def _become_subreaper() -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
+def _die_with_supervisor() -> Callable[[], None] | None:
+    """Linux: a killed supervisor takes its trainer along, so that no run trains unseen. Runs in the forked child; safe,
+    since this process has no other threads."""
+    if sys.platform != "linux":
+        return None
+    prctl, supervisor = ctypes.CDLL(None).prctl, os.getpid()
+
+    def ask_the_kernel() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != supervisor:
+            os._exit(1)
+
+    return ask_the_kernel
+
+
 def _end_descendants() -> None:
     """SIGKILLs and reaps children until there are none; each dead child hands us its own."""
     while True:
@@ -116,10 +135,8 @@ def _children() -> list[int]:
 
 
 def _kill(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def start_time(pid: int) -> int | None:

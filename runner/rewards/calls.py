@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runner.rewards.bundle import Function
 from runner.rewards.contract import GroupCall, Outcome, Score
@@ -109,11 +109,28 @@ class Batch:
 
     def record(self, call: Call, said: Answer) -> None:
         """The score of a call that a worker answered."""
-        self._set(call, said.outcome, said.value, said.reason, said.error, said.output, said.seconds)
+        score = Score(
+            name=self._functions[call.function].name,
+            value=said.value,
+            outcome=Outcome(said.outcome),
+            reason=said.reason and clean(said.reason),
+            error=said.error and clean(said.error),
+            output=said.output and clean(said.output),
+            seconds=said.seconds,
+        )
+        self._set(call, score)
 
     def fail(self, call: Call, outcome: Outcome, error: str, output: str | None = None, seconds: float = 0.0) -> None:
         """The score of a call that no worker can answer any more."""
-        self._set(call, outcome, None, None, clean(error), output and clean(output), seconds)
+        score = Score(
+            name=self._functions[call.function].name,
+            value=None,
+            outcome=outcome,
+            error=clean(error),
+            output=output and clean(output),
+            seconds=seconds,
+        )
+        self._set(call, score)
 
     def fail_waiting(self, error: str) -> None:
         """Records what waits as our own failure: there is no way to run it."""
@@ -122,30 +139,14 @@ class Batch:
         self.waiting.clear()
         self.alone.clear()
 
-    def _set(
-        self,
-        call: Call,
-        outcome: Outcome,
-        value: float | None,
-        reason: str | None,
-        error: str | None,
-        output: str | None,
-        seconds: float,
-    ) -> None:
+    def _set(self, call: Call, score: Score) -> None:
         """The one score of the call. `on_error: zero` gives an error its 0.0 here."""
-        function = self._functions[call.function]
+        if score.outcome.is_error and self._functions[call.function].on_error == "zero":
+            score = replace(score, value=0.0)
         assert self._scores[call.number] is None, "one score per call"
-        self._scores[call.number] = Score(
-            name=function.name,
-            value=0.0 if outcome.is_error and function.on_error == "zero" else value,
-            outcome=outcome,
-            reason=reason,
-            error=error,
-            output=output,
-            seconds=seconds,
-        )
+        self._scores[call.number] = score
         self._open -= 1
-        self._count_hangs(call.function, outcome)
+        self._count_hangs(call.function, score.outcome)
 
     def _count_hangs(self, function: int, outcome: Outcome) -> None:
         if outcome is not Outcome.TIMEOUT:

@@ -9,33 +9,46 @@ import json
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Literal
 
-from runner.rewards.contract import Outcome
+import msgspec
+
 from runner.rewards.worker import clip
 
 MAX_ANSWER = 256 << 10
 """Bytes of a worker's frame; three texts of 4 kB take at most 72 kB with every character escaped."""
-ANSWERS = frozenset({Outcome.OK, Outcome.NONE, Outcome.NON_NUMERIC, Outcome.NON_FINITE, Outcome.EXCEPTION})
-"""Outcomes that a worker may report. The others are for the host to see."""
 
 
 class ProtocolError(Exception):
     """The worker's channel carries something that isn't an answer: a reward wrote to it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A worker's word on one call, checked."""
+class Hello(msgspec.Struct, frozen=True):
+    """The first frame of the zygote, when it has imported the rewards, and of a worker, when it is ready."""
+
+    error: str | None = None
+    """Why it can't serve: the import, or a `setup()`, failed."""
+    file: str = ""
+    line: int = 0
+    """Where in the bundle the error came from."""
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A worker's word on one call."""
 
     number: int
-    outcome: Outcome
+    outcome: Literal["ok", "none", "non_numeric", "non_finite", "exception"]
+    """What a worker may report; the other outcomes are for the host to see."""
     value: float | None
+    """A number exactly when the outcome is `ok`."""
     reason: str | None
     error: str | None
     output: str | None
-    seconds: float
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+
+
+_decode_answer = msgspec.json.Decoder(Answer).decode
+_decode_hello = msgspec.json.Decoder(Hello).decode
 
 
 def encode(value: object) -> bytes:
@@ -60,37 +73,23 @@ def split(buffer: bytearray) -> Iterator[bytes]:
         del buffer[:start]
 
 
-def decode(frame: bytes) -> Any:
-    """The JSON in a frame. Raises ProtocolError for anything else."""
-    try:
-        return json.loads(frame)
-    except (ValueError, RecursionError):
-        raise ProtocolError(f"{len(frame)} bytes that are no JSON") from None
-
-
 def answer(frame: bytes) -> Answer:
     """The answer in a frame. Raises ProtocolError unless it is one in every field."""
-    fields = decode(frame)
-    if not isinstance(fields, list) or len(cast(list[Any], fields)) != 7:
-        raise ProtocolError("a frame that is no answer")
-    number, outcome, value, reason, error, output, seconds = cast(list[Any], fields)
-    if type(number) is not int or outcome not in ANSWERS:
-        raise ProtocolError("an answer of no known outcome")
-    if (outcome == Outcome.OK) != (type(value) is float and math.isfinite(value)) or (
-        outcome != Outcome.OK and value is not None
-    ):
+    try:
+        said = _decode_answer(frame)
+    except (ValueError, RecursionError):
+        raise ProtocolError(f"{len(frame)} bytes that are no answer") from None
+    if (said.outcome == "ok") != (said.value is not None and math.isfinite(said.value)):
         raise ProtocolError("an answer whose value doesn't fit its outcome")
-    if type(seconds) is not float or not 0 <= seconds < math.inf:
-        raise ProtocolError("an answer without its duration")
-    return Answer(number, Outcome(outcome), value, _text(reason), _text(error), _text(output), seconds)
+    return said
 
 
-def _text(text: Any) -> str | None:
-    if text is None:
-        return None
-    if not isinstance(text, str):
-        raise ProtocolError("an answer with a text that is none")
-    return clean(text)
+def hello(frame: bytes) -> Hello:
+    """The greeting in a frame. Raises ProtocolError for anything else."""
+    try:
+        return _decode_hello(frame)
+    except (ValueError, RecursionError):
+        raise ProtocolError(f"{len(frame)} bytes that are no greeting") from None
 
 
 def clean(text: str) -> str:

@@ -24,12 +24,12 @@ from typing import Self
 from runner.rewards.bundle import read
 from runner.rewards.calls import Batch, Call
 from runner.rewards.contract import GroupCall, Outcome, Score
-from runner.rewards.frames import Answer, ProtocolError, answer, decode
+from runner.rewards.frames import Answer, ProtocolError, answer, hello
 from runner.rewards.processes import START_SECONDS, LoadFailure, State, Worker, Zygote, how_it_ended, readable_stack
 from runner.spec.errors import Finding, JobError
 
-SECONDS_IN = {State.STARTING: START_SECONDS, State.DUMPING: 0.01, State.DYING: 2.0}
-"""Time for `setup()`; to write the stack before the kill; for the zygote to tell of a death, before it counts as lost."""
+SECONDS_IN = {State.STARTING: START_SECONDS, State.DUMPING: 0.005, State.DYING: 2.0}
+"""Time for `setup()`; between two looks whether the stack is written; for the zygote to tell of a death."""
 NO_STACK = "\n  (no stack available)"
 STEAL_SECONDS = 0.05
 """A call that runs so long has the calls behind it taken away, when another worker is idle."""
@@ -45,11 +45,10 @@ FIRST_PACE = 0.002
 class RewardLoadError(JobError):
     """The reward files of a version can't be imported. The finding has the Python line; `detail` the traceback."""
 
-    def __init__(self, failure: LoadFailure) -> None:
+    def __init__(self, failure: LoadFailure, file: str) -> None:
         self.detail = failure.error
-        finding = Finding(
-            code="reward-import", message=failure.error.partition("\n")[0], file=failure.file, line=failure.line
-        )
+        message = failure.error.partition("\n")[0]
+        finding = Finding(code="reward-import", message=message, file=failure.file or file, line=failure.line)
         super().__init__([finding])
 
 
@@ -77,12 +76,12 @@ class RewardHost:
         self._zygote: Zygote | None = None
         self._lost = 0
         self._failed_starts = 0
-        self._start_error = ""
+        self._start_error = LoadFailure("no worker could be started")
         try:
             self._start()
         except LoadFailure as failure:
             self.close()
-            raise RewardLoadError(failure) from None
+            raise RewardLoadError(failure, self.functions[0].file) from None
         except BaseException:
             self.close()
             raise
@@ -105,6 +104,7 @@ class RewardHost:
         self._batch = Batch(groups, self.functions, step=step, split=split, give_up=give_up)
         self._lost = self._failed_starts = 0
         try:
+            self._revive()
             while not self._batch.is_done:
                 self._refill()
                 self._dispatch()
@@ -138,7 +138,7 @@ class RewardHost:
             self._listen()
             self._enforce()
             if self._failed_starts >= FAILED_STARTS or self._zygote is None:
-                raise LoadFailure(self._start_error)
+                raise self._start_error
 
     def _start_zygote(self) -> None:
         self._zygote = Zygote(self._folder, self._seed, self._scratch)
@@ -147,7 +147,7 @@ class RewardHost:
     def _refill(self) -> None:
         """One worker more than may be busy: a fresh one is always at hand."""
         if self._failed_starts >= FAILED_STARTS or self._zygote is None:
-            self._batch.fail_waiting(self._start_error)
+            self._batch.fail_waiting(self._start_error.error)
             return
         while len(self._workers) <= self._size:
             worker = self._zygote.fork(self._scratch)
@@ -163,6 +163,7 @@ class RewardHost:
         if worker.state is not State.DYING:
             self._unwatch(worker)
             worker.why = why
+            worker.seconds = time.monotonic() - worker.since
             worker.enter(State.DYING)
             worker.kill()
 
@@ -184,12 +185,15 @@ class RewardHost:
             worker.kill()
             self._bury(worker, "lost its parent process")
         self._lost += 1
-        self._start_error = f"the parent process of the workers was lost {self._lost} times"
-        if self._lost <= LOST_ZYGOTES:
+        self._start_error = LoadFailure(f"the parent process of the workers was lost {self._lost} times")
+        self._revive()
+
+    def _revive(self) -> None:
+        if self._zygote is None and self._lost <= LOST_ZYGOTES:
             try:
                 self._start_zygote()
             except LoadFailure as failure:
-                self._start_error = failure.error
+                self._start_error = failure
 
     # ------------------------------------------------------------------------------------------------ calls out
 
@@ -250,8 +254,8 @@ class RewardHost:
     def _hear(self, worker: Worker) -> None:
         """Takes the answers that are there. A worker that says anything else, or closes its end, is killed."""
         try:
-            frames, is_open = worker.receive()
-            for frame in frames:
+            is_open = worker.receive()
+            for frame in worker.frames():
                 self._take(worker, frame)
         except ProtocolError as error:
             self._end(worker, f"; its channel to the runner was written to: {error}")
@@ -261,13 +265,13 @@ class RewardHost:
 
     def _take(self, worker: Worker, frame: bytes) -> None:
         if not worker.is_greeted:
-            hello = decode(frame)
+            greeting = hello(frame)
             worker.is_greeted = True
-            if hello == {}:
+            if greeting.error is None:
                 self._failed_starts = 0
                 worker.enter(State.READY)
             else:
-                self._fail_start(worker, str(hello["error"]) if isinstance(hello, dict) else "")
+                self._fail_start(worker, LoadFailure(greeting.error, greeting.file, greeting.line))
         elif not worker.is_last or worker.messages:
             self._accept(worker, answer(frame))
 
@@ -301,20 +305,22 @@ class RewardHost:
         """The deadline of the worker's state has come."""
         match worker.state:
             case State.STARTING:
-                self._fail_start(worker, f"setup() took longer than {START_SECONDS:g} s")
+                self._fail_start(worker, LoadFailure(f"setup() took longer than {START_SECONDS:g} s"))
             case State.READY:
                 call = worker.current
                 self._hear(worker)
                 if worker.current is call and worker.state is State.READY:
                     worker.kill(signal.SIGUSR1)
                     worker.enter(State.DUMPING)
+            case State.DUMPING if not worker.has_dumped():
+                worker.enter(State.DUMPING)
             case State.DUMPING:
                 worker.is_late = True
                 self._end(worker)
             case State.DYING:
                 self._lose_zygote()
 
-    def _fail_start(self, worker: Worker, error: str) -> None:
+    def _fail_start(self, worker: Worker, error: LoadFailure) -> None:
         worker.is_greeted = True
         self._failed_starts += 1
         self._start_error = error
@@ -335,7 +341,7 @@ class RewardHost:
         self._workers.remove(worker)
         if not worker.is_greeted:
             self._failed_starts += 1
-            self._start_error = self._start_error or f"a worker {how} before it was ready"
+            self._start_error = LoadFailure(f"a worker {how} before it was ready")
         worker.enter(State.DYING)
         if not worker.is_late:
             self._hear(worker)
@@ -357,4 +363,4 @@ class RewardHost:
             self._batch.alone.append(call)
         else:
             error = f"the worker process {how}{worker.why}{stack}"
-            self._batch.fail(call, Outcome.KILLED, error, worker.output(), time.monotonic() - worker.since)
+            self._batch.fail(call, Outcome.KILLED, error, worker.output(), worker.seconds)

@@ -19,11 +19,10 @@ from collections import deque
 from collections.abc import Iterator
 from enum import Enum, auto
 from pathlib import Path
-from typing import Any
 
 from runner.rewards.calls import Call
-from runner.rewards.frames import ProtocolError, decode, split
-from runner.rewards.worker import read_capture
+from runner.rewards.frames import Hello, ProtocolError, hello, split
+from runner.rewards.worker import is_ours, read_capture
 
 START_SECONDS = 30.0
 """Deadline of the import, and of a worker's `setup()`."""
@@ -68,6 +67,9 @@ class Worker:
         """Has said hello."""
         self.is_late = False
         """Was killed because its current call was over its time."""
+        self._dumped = self._looks = 0
+        self.seconds = 0.0
+        """How long its last call had run when it was ended."""
         self.why = ""
         """What the host saw before the worker died, for the error text."""
         self.pid = 0
@@ -79,6 +81,8 @@ class Worker:
 
     def is_forked(self, pid: int, pidfd: int | None) -> None:
         self.pid, self._pidfd = pid, pidfd
+        if self.state is State.DYING:
+            self.kill()
 
     def enter(self, state: State) -> None:
         self.state, self.since = state, time.monotonic()
@@ -105,11 +109,8 @@ class Worker:
             while self._unsent:
                 del self._unsent[: self.socket.send(self._unsent)]
 
-    def receive(self) -> tuple[list[bytes], bool]:
-        """The complete frames that are there, and whether the worker still has its end open.
-
-        Raises ProtocolError for a frame too large.
-        """
+    def receive(self) -> bool:
+        """Takes in what the worker has sent; False once it has closed its end."""
         is_open = True
         try:
             while data := self.socket.recv(1 << 16):
@@ -122,7 +123,11 @@ class Worker:
             pass
         except ConnectionResetError:
             is_open = False
-        return list(split(self._unread)), is_open
+        return is_open
+
+    def frames(self) -> Iterator[bytes]:
+        """The complete frames received, each once. Raises ProtocolError for one too large."""
+        return split(self._unread)
 
     def answered(self) -> None:
         """The current call is answered; the next one runs from now."""
@@ -146,6 +151,12 @@ class Worker:
                 signal.pidfd_send_signal(self._pidfd, number)
             elif self.pid:
                 os.kill(self.pid, number)
+
+    def has_dumped(self) -> bool:
+        """Whether its stack is written, as far as one can tell: a stopped process never does, so it has 20 looks."""
+        before, self._dumped = self._dumped, os.fstat(self._stack).st_size
+        self._looks += 1
+        return 0 < before == self._dumped or self._looks >= 20
 
     def output(self) -> str | None:
         """What the current call has printed."""
@@ -174,13 +185,13 @@ class Zygote:
         self._folder = folder
         output = anonymous_file(scratch)
         try:
-            self._process = _spawn(folder, seed, scratch, theirs, output)
+            with theirs:  # ours would keep the end of the zygote from being seen
+                self._process = _spawn(folder, seed, scratch, theirs, output)
             self._wait_until_loaded(output)
         except BaseException:
             self.control.close()
             raise
         finally:
-            theirs.close()
             os.close(output)
 
     def fork(self, scratch: Path) -> Worker:
@@ -235,17 +246,17 @@ class Zygote:
                 frames = list(split(unread))
                 if not data:
                     break
-            report: dict[str, Any] = decode(frames[0]) if frames else {"error": self._exit_text()}
+            report = hello(frames[0]) if frames else Hello(error=self._exit_text())
         except TimeoutError:
-            report = {"error": self._hang_text(output)}
+            report = Hello(error=self._hang_text(output))
         except ProtocolError as error:
-            report = {"error": f"the import wrote to the runner's channel: {error}"}
-        if "error" in report:
+            report = Hello(error=f"the import wrote to the runner's channel: {error}")
+        if report.error is not None:
             self._process.kill()
             self._process.wait()
             printed = read_capture(output)
-            text = report["error"] + (f"\noutput:\n{printed}" if printed else "")
-            raise LoadFailure(text, report.get("file", ""), report.get("line", 0))
+            text = report.error + (f"\noutput:\n{printed}" if printed else "")
+            raise LoadFailure(text, report.file, report.line)
         self.control.setblocking(False)
 
     def _exit_text(self) -> str:
@@ -253,11 +264,11 @@ class Zygote:
         return f"the import ended its process: it {how_it_ended(self._process.returncode)}"
 
     def _hang_text(self, output: int) -> str:
-        os.ftruncate(output, 0)
+        printed = os.fstat(output).st_size
         self._process.send_signal(signal.SIGUSR1)
-        time.sleep(0.05)
-        stack = readable_stack(read_capture(output, 16384) or "", self._folder)
-        os.ftruncate(output, 0)
+        time.sleep(0.1)
+        stack = readable_stack(os.pread(output, 16384, printed).decode(errors="replace"), self._folder)
+        os.ftruncate(output, printed)
         return f"the import took longer than {START_SECONDS:g} s{stack}"
 
 
@@ -290,9 +301,7 @@ def readable_stack(dump: str, folder: Path) -> str:
     """faulthandler's dump, innermost first, as in our tracebacks: `rewards.py:12 in equation`. Less our own frames."""
     found = re.findall(r'^  File "(.*)", line (\d+) in (.*)$', dump, re.MULTILINE)
     lines = [
-        f"\n  {file.removeprefix(f'{folder}/')}:{line} in {name}"
-        for file, line, name in found
-        if not file.startswith(f"{ROOM}/")
+        f"\n  {file.removeprefix(f'{folder}/')}:{line} in {name}" for file, line, name in found if not is_ours(file)
     ]
     return "".join(lines[:20])
 
@@ -310,7 +319,7 @@ def how_it_ended(code: int) -> str:
 def _spawn(folder: Path, seed: int, scratch: Path, control: socket.socket, output: int) -> subprocess.Popen[bytes]:
     arguments = [str(control.fileno()), str(folder), str(seed), str(os.getpid()), "early"]
     return subprocess.Popen(
-        [sys.executable, "-s", "-P", str(ROOM / "zygote.py"), *arguments],
+        [sys.executable, "-s", "-P", "-u", str(ROOM / "zygote.py"), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,

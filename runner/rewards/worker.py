@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import fcntl
-import importlib
 import io
 import json
 import os
@@ -24,7 +23,10 @@ import time
 import zlib
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, NoReturn, TypedDict
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+if TYPE_CHECKING:
+    from runner.rewards.zygote import Loaded
 
 TEXT_LIMIT = 4096
 """Bytes kept of an error and of a call's output, as UTF-8."""
@@ -37,15 +39,6 @@ OURS = os.path.dirname(__file__) + os.sep
 
 Answer = tuple[str, float | None, str | None, str | None]
 """Outcome, value, reason, error."""
-Reward = Callable[..., Any]
-
-
-class FunctionSpec(TypedDict):
-    """An entry of `functions` in `bundle.json`, as far as workers need it."""
-
-    name: str
-    module: str
-    attribute: str
 
 
 class Ctx:
@@ -62,25 +55,6 @@ class Ctx:
         """The prompt's chat turns, or None where it is plain text."""
         self.finish = finish
         """`eos`, or `length` where the completion was cut; None if unknown."""
-
-
-class Loaded:
-    """The reward functions of a version, imported."""
-
-    def __init__(self, folder: str, specs: list[FunctionSpec]) -> None:
-        modules = {spec["module"]: importlib.import_module(spec["module"]) for spec in specs}
-        self.folder = folder
-        self.names = [spec["name"] for spec in specs]
-        self.functions: list[Reward] = [getattr(modules[spec["module"]], spec["attribute"]) for spec in specs]
-        self.takes_ctx = [takes_ctx(function) for function in self.functions]
-        self.setups = [module.setup for module in modules.values() if callable(getattr(module, "setup", None))]
-
-
-def takes_ctx(function: Any) -> bool:
-    while hasattr(function, "__wrapped__"):
-        function = function.__wrapped__
-    code = getattr(function, "__code__", None)
-    return code is not None and "ctx" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
 
 # ---------------------------------------------------------------------------------------------------- texts
@@ -124,6 +98,24 @@ def describe(error: BaseException, folder: str) -> str:
         return "an exception that can't be described"
 
 
+def is_ours(file: str) -> bool:
+    """Frames that say nothing about the reward: this room's, and the import machinery's."""
+    return file.startswith((OURS, "<frozen importlib")) or file.endswith("importlib/__init__.py")
+
+
+def failure(error: BaseException, folder: str) -> dict[str, Any]:
+    """What to tell the host when an import or a `setup()` fails: the text, and the innermost line of the bundle."""
+    file, line, traceback = "", 0, error.__traceback__
+    while traceback is not None:
+        name = traceback.tb_frame.f_code.co_filename
+        if name.startswith(folder):
+            file, line = name, traceback.tb_lineno
+        traceback = traceback.tb_next
+    if isinstance(error, SyntaxError) and (error.filename or "").startswith(folder):
+        file, line = str(error.filename), error.lineno or 0
+    return {"error": describe(error, folder), "file": file[len(folder) :], "line": line}
+
+
 def _title(error: BaseException) -> str:
     try:
         message = str(error)
@@ -145,7 +137,7 @@ def _lines(traceback: TracebackType | None, folder: str) -> list[str]:
 def _line(frame: FrameType, line: int, folder: str) -> str:
     code = frame.f_code
     file = code.co_filename
-    if file.startswith((OURS, "<frozen importlib")) or file.endswith("importlib/__init__.py"):
+    if is_ours(file):
         return ""
     if not file.startswith(folder):
         return f"\n  {file}:{line} in {code.co_name}"
@@ -164,10 +156,11 @@ def _source(file: str, line: int) -> str:
 def judge(result: Any) -> Answer:
     """What a returned value means: number, None, `{"score": …, "reason": …}`, or an error."""
     if isinstance(result, dict):
-        if "score" not in result:
+        fields = cast("dict[str, Any]", result)
+        if "score" not in fields:
             return "non_numeric", None, None, 'returned a dict without "score"'
-        reason: Any = result.get("reason")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        outcome, value, _, error = _number(result["score"])
+        reason = fields.get("reason")
+        outcome, value, _, error = _number(fields["score"])
         return outcome, value, None if reason is None else clip(str(reason)), error
     return _number(result)
 
@@ -175,7 +168,7 @@ def judge(result: Any) -> Answer:
 def _number(result: Any) -> Answer:
     if result is None:
         return "none", None, None, None
-    if isinstance(result, str | bytes) or not hasattr(type(result), "__float__") or getattr(result, "ndim", 0) != 0:
+    if not hasattr(cast(Any, type(result)), "__float__") or getattr(result, "ndim", 0) != 0:
         text = f"returned {_shown(result)}; a reward returns a number, None or {{'score': number}}"
         return "non_numeric", None, None, clip(text)
     try:
@@ -188,15 +181,15 @@ def _number(result: Any) -> Answer:
 
 
 def _shown(result: Any) -> str:
-    kind = type(result).__name__
-    plain = isinstance(result, str | bytes | list | tuple | set | complex)
-    return f"{reprlib.repr(result)} ({kind})" if plain else f"an object of type {kind}"
+    kind = cast(Any, type(result))
+    plain = kind in (str, bytes, list, tuple, set, complex)
+    return f"{reprlib.repr(result)} ({kind.__name__})" if plain else f"an object of type {kind.__name__}"
 
 
-def call(function: Reward, arguments: tuple[Any, ...], keywords: dict[str, Any], folder: str) -> Answer:
+def call(function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any], folder: str) -> Answer:
     try:
         result = function(*arguments, **keywords)
-        if hasattr(type(result), "__await__"):
+        if hasattr(cast(Any, type(result)), "__await__"):
             result = _finish(result)
         return judge(result)
     except BaseException as error:  # exit(), Ctrl-C and the like are this call's failure, not the worker's
@@ -205,19 +198,19 @@ def call(function: Reward, arguments: tuple[Any, ...], keywords: dict[str, Any],
 
 def _finish(awaitable: Any) -> Any:
     """Runs a coroutine to its end, on one event loop for the life of the worker."""
-    import asyncio  # 80 ms, and few rewards need it
+    import asyncio  # few rewards need it
 
     async def wait() -> Any:
         return await awaitable
 
-    try:
-        loop = asyncio.get_event_loop_policy().get_event_loop()
-        if loop.is_closed():
-            raise RuntimeError("closed")
-    except RuntimeError:
-        loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(loop)
-    return loop.run_until_complete(wait())
+    global _loop
+    if _loop is None or _loop.is_closed():
+        _loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(_loop)
+    return _loop.run_until_complete(wait())
+
+
+_loop: Any = None
 
 
 def seed_generators(key: str) -> None:
@@ -295,7 +288,7 @@ class Connection:
         return b"" if size else b"".join(parts)
 
 
-def run(socket: int, output: int, stack: int, load: Callable[[], Loaded], seed: str) -> NoReturn:
+def run(socket: int, output: int, stack: int, load: Callable[[], Loaded], folder: str, seed: str) -> NoReturn:
     """The worker's life, after the fork. The three descriptors are ours alone; never returns."""
     status = 70  # EX_SOFTWARE: something of the reward's (a signal handler, a thread) broke our own loop
     try:
@@ -304,23 +297,21 @@ def run(socket: int, output: int, stack: int, load: Callable[[], Loaded], seed: 
         capture = Capture(output)
         capture.begin()
         _prepare(stack, connection)
-        if (loaded := _ready(load, connection)) is not None:
+        if (loaded := _ready(load, folder, connection)) is not None:
             _serve(connection, capture, loaded, seed)
         status = 0
     finally:
         os._exit(status)  # no atexit handler or thread of the reward's may hold the worker
 
 
-def _ready(load: Callable[[], Loaded], connection: Connection) -> Loaded | None:
+def _ready(load: Callable[[], Loaded], folder: str, connection: Connection) -> Loaded | None:
     """Imports if that wasn't done before the fork, calls every `setup()` and says hello: `{}`, or what failed."""
-    folder = ""
     try:
         loaded = load()
-        folder = loaded.folder
         for setup in loaded.setups:
             setup()
     except BaseException as error:
-        connection.write({"error": "setup() failed: " + describe(error, folder)})
+        connection.write(failure(error, folder))
         return None
     connection.write({})
     return loaded

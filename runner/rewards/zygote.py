@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import faulthandler
 import gc
+import importlib
 import importlib.util
 import json
 import os
@@ -25,14 +26,61 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NoReturn
+from types import CodeType, FrameType, ModuleType
+from typing import Any, NoReturn, TypedDict
 
+CO_COROUTINE = 0x80  # inspect.CO_COROUTINE
 LINUX = sys.platform == "linux"
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 SWEEP = 0.25
 """Seconds between two looks for orphans and for the host."""
+
+
+class FunctionSpec(TypedDict):
+    """An entry of `functions` in `bundle.json`, as far as workers need it."""
+
+    name: str
+    module: str
+    attribute: str
+
+
+class Loaded:
+    """The reward functions of a version, imported."""
+
+    def __init__(self, folder: str, specs: list[FunctionSpec]) -> None:
+        modules = {spec["module"]: importlib.import_module(spec["module"]) for spec in specs}
+        self.folder = folder
+        self.names = [spec["name"] for spec in specs]
+        self.functions: list[Callable[..., Any]] = [
+            getattr(modules[spec["module"]], spec["attribute"]) for spec in specs
+        ]
+        self.takes_ctx = [takes_ctx(function) for function in self.functions]
+        for spec, function in zip(specs, self.functions, strict=True):
+            if not callable(function):
+                raise TypeError(f"{spec['module']}.{spec['attribute']} is no function")
+        if any(is_async(function) for function in self.functions):
+            importlib.import_module("asyncio")  # 80 ms, which else the first call's deadline would pay for
+        self.setups = [module.setup for module in modules.values() if callable(getattr(module, "setup", None))]
+
+
+def takes_ctx(function: Any) -> bool:
+    code = _code(function)
+    return code is not None and "ctx" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+
+def is_async(function: Any) -> bool:
+    code = _code(function)
+    return code is not None and bool(code.co_flags & CO_COROUTINE)
+
+
+def _code(function: Any) -> CodeType | None:
+    """`inspect` does this too, and takes 30 ms to import."""
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    return getattr(function, "__code__", None)
 
 
 def main(control_fd: int, folder: str, seed: str, host: int, when: str) -> None:
@@ -57,47 +105,32 @@ def main(control_fd: int, folder: str, seed: str, host: int, when: str) -> None:
     _prctl(PR_SET_PDEATHSIG, 0)
     gc.collect()
     gc.freeze()
-    Zygote(control, host, lambda: loaded or worker.Loaded(folder + "/", specs), worker.run, seed).serve()
+    run = partial(worker.run, load=lambda: loaded or Loaded(folder + "/", specs), folder=folder + "/", seed=seed)
+    Zygote(control, host, run).serve()
 
 
-def _load(worker: ModuleType, folder: str, specs: list[dict[str, str]], control: socket.socket) -> Any:
+def _load(worker: ModuleType, folder: str, specs: list[FunctionSpec], control: socket.socket) -> Loaded:
     """Imports every reward file; tells the host what is wrong and exits if that fails."""
     try:
-        return worker.Loaded(folder + "/", specs)
+        return Loaded(folder + "/", specs)
     except BaseException as error:  # also exit() at module level
-        file, line = _place(error, folder)
-        _send(control, {"error": worker.describe(error, folder + "/"), "file": file, "line": line})
+        _send(control, worker.failure(error, folder + "/"))
         os._exit(1)
 
 
-def _place(error: BaseException, folder: str) -> tuple[str, int]:
-    """The innermost line of the bundle that the error came from."""
-    if isinstance(error, SyntaxError) and (error.filename or "").startswith(folder):
-        return str(error.filename)[len(folder) + 1 :], error.lineno or 0
-    file, line, traceback = "", 0, error.__traceback__
-    while traceback is not None:
-        name = traceback.tb_frame.f_code.co_filename
-        if name.startswith(folder):
-            file, line = name[len(folder) + 1 :], traceback.tb_lineno
-        traceback = traceback.tb_next
-    return file, line
-
-
 class Zygote:
-    """Forks, reaps, sweeps. `load` gives the imported rewards, at once unless their import starts threads."""
+    """Forks, reaps, sweeps. `run` is the life of a worker, given its three descriptors."""
 
-    def __init__(self, control: socket.socket, host: int, load: Any, run: Any, seed: str) -> None:
+    def __init__(self, control: socket.socket, host: int, run: Callable[..., NoReturn]) -> None:
         self._control = control
         self._host = host
-        self._load = load
         self._run = run
-        self._seed = seed
         self._workers: set[int] = set()
         self._wake, wake_end = os.pipe()
         for end in (self._wake, wake_end):
             os.set_blocking(end, False)
         self._wake_end = wake_end
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGCHLD, _ignore)
         signal.set_wakeup_fd(wake_end, warn_on_full_buffer=False)
 
     def serve(self) -> NoReturn:
@@ -125,7 +158,7 @@ class Zygote:
         if pid == 0:
             try:
                 self._become_worker(parent)
-                self._run(*descriptors, self._load, self._seed)
+                self._run(*descriptors)
             finally:
                 os._exit(1)
         self._workers.add(pid)
@@ -184,6 +217,10 @@ class Zygote:
                 break
             time.sleep(0.001)
         os._exit(0)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """A handler, so that the signal wakes `select`."""
 
 
 def _children() -> list[int]:

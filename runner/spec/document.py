@@ -51,10 +51,8 @@ class Document:
     value: Any
     keys: dict[DataPath, Place]
     values: dict[DataPath, Place]
-    findings: tuple[Finding, ...]
-    """What is wrong with the text itself, though it could be read."""
-    faulty: frozenset[DataPath]
-    """The paths those findings are about."""
+    faults: tuple[tuple[DataPath, Finding], ...]
+    """What is wrong with the text itself, though it could be read; with the path it is about."""
 
 
 class Lines:
@@ -181,6 +179,7 @@ _SYNTAX_HINTS = (
     ("while scanning a quoted scalar", "the closing quote is missing"),
     ("expected <block end>", "indent it like the lines above; quote a text that begins with `{`, `[` or a quote"),
     ("expected ',' or", "a comma or the closing bracket is missing, or a text needs quotes"),
+    ("while scanning a directive", "put a text that begins with `%` in quotes"),
     ("undefined alias", "put a text that begins with `*` in quotes"),
     ("while scanning an a", "put a text that begins with `&` or `*` in quotes"),
     ("escape", "in double quotes write `\\\\` for a backslash, or use single quotes"),
@@ -192,7 +191,7 @@ def _syntax(error: yaml.MarkedYAMLError, lines: Lines) -> Finding:
     at_end = "unexpected end" in problem and error.context_mark is not None
     mark = error.context_mark if at_end else error.problem_mark or error.context_mark
     said = f"{context} {problem}"
-    hint = next((hint for words, hint in _SYNTAX_HINTS if words in said), "")
+    hint = next((hint for words, hint in _SYNTAX_HINTS if words in said), "check quotes, brackets and indentation")
     return finding(lines.place(mark.index if mark else 0), "yaml", said.strip(), hint)
 
 
@@ -203,12 +202,11 @@ class _Build:
         self._lines = lines
         self._keys: dict[DataPath, Place] = {}
         self._values: dict[DataPath, Place] = {}
-        self._findings: list[Finding] = []
-        self._faulty: set[DataPath] = set()
+        self._faults: list[tuple[DataPath, Finding]] = []
 
     def document(self, root: Node) -> Document:
         value = self._value(root, ())
-        return Document(value, self._keys, self._values, tuple(self._findings), frozenset(self._faulty))
+        return Document(value, self._keys, self._values, tuple(self._faults))
 
     def _value(self, node: Node, path: DataPath) -> Any:
         self._values[path] = self._lines.place(node.start_mark.index)
@@ -228,8 +226,7 @@ class _Build:
             key = self._text(key_node, path)
             if key in result:
                 first = self._keys[(*path, key)].line
-                message = f"given twice, first in line {first}"
-                self._findings.append(finding(place, "duplicate-key", message, "keep one", dotted((*path, key))))
+                self._fault((*path, key), place, "duplicate-key", f"given twice, first in line {first}", "keep one")
                 continue
             self._keys[(*path, key)] = place
             result[key] = self._value(value_node, (*path, key))
@@ -262,8 +259,7 @@ class _Build:
             return ""
 
     def _fault(self, path: DataPath, place: Place, code: str, message: str, hint: str) -> None:
-        self._faulty.add(path)
-        self._findings.append(finding(place, code, message, hint, dotted(path)))
+        self._faults.append((path, finding(place, code, message, hint, dotted(path))))
 
 
 def _int(text: str) -> int:

@@ -131,13 +131,21 @@ def for_type(path: DataPath, value: Any) -> str:
 
 def _as_number(value: Any, *, whole: bool) -> str:
     plain = str(value).replace("_", "").replace(",", "").strip()
+    meant = "" if isinstance(value, bool) else _number(plain, whole=whole)
+    if not meant:
+        return "write a whole number" if whole else "write a number"
+    return f"write {meant}" + (", without quotes" if value == plain else "")
+
+
+def _number(text: str, *, whole: bool) -> str:
+    """The number in the text as it should be written; empty where there is none."""
     try:
-        number = float(plain)
+        number = float(text)
     except ValueError:
-        return "write a whole number" if whole else "write a number"
-    if isinstance(value, bool) or (whole and number != int(number)):
-        return "write a whole number" if whole else "write a number"
-    return f"write {int(number) if whole else plain}" + (", without quotes" if value == plain else "")
+        return ""
+    if not whole:
+        return text
+    return f"{number:.0f}" if number.is_integer() and abs(number) < 2**53 else ""
 
 
 def _meant(name: str) -> str:

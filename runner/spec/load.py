@@ -81,9 +81,9 @@ def check(read: Document) -> tuple[JobSpec | None, list[Finding]]:
         job = JobSpec.model_validate(read.value)
     except ValidationError as error:
         refused = _findings(error, read)
-        inside = [item for item in read.findings if not any(_is_inside(item, other) for other in refused)]
-        return None, [*inside, *refused]
-    return job, list(read.findings)
+        faults = [item for _, item in read.faults if not any(_is_inside(item, other) for other in refused)]
+        return None, [*faults, *refused]
+    return job, [item for _, item in read.faults]
 
 
 def _read(path: Path) -> bytes:
@@ -112,41 +112,43 @@ def _override(read: Document, override: str, number: int) -> Document:
         hint = "write `--set dotted.path=value`, as `--set grpo.steps=20`"
         raise JobError([finding(place, "override", f"`{override}` is no override", hint)])
     offset = len(name) + 1
+    if not text.strip():
+        raise JobError([finding(place, "missing-value", "has no value", f"write `--set {name}=value`")])
+    offset = len(name) + 1
     try:
-        given = document.parse(text or "~", "--set") if text.strip() else _refuse_empty(place, name)
+        given = document.parse(text, "--set")
     except JobError as error:
         raise JobError([_within(place, item, offset) for item in error.findings]) from None
-    value_place = place._replace(column=offset + 1)
-    keys = {key: at for key, at in read.keys.items() if key[: len(path)] != path}
-    values = {key: at for key, at in read.values.items() if key[: len(path)] != path}
-    keys |= {path[:n]: place for n in range(1, len(path) + 1) if path[:n] not in keys}
-    values |= {path[:n]: value_place for n in range(1, len(path)) if path[:n] not in values}
-    values |= {(*path, *inner): value_place for inner in given.values}
-    keys |= {(*path, *inner): value_place for inner in given.keys}
+    tree = _put(read.value, path, given.value, place)
+    return _replaced(read, path, tree, given, place, place._replace(column=offset + 1))
+
+
+def _replaced(read: Document, path: DataPath, tree: Any, given: Document, name: Place, value: Place) -> Document:
+    """The document with everything at and below the path given anew; `name` and `value` are the new places."""
+    old = {"keys": _outside(read.keys, path), "values": _outside(read.values, path)}
+    above = [path[:length] for length in range(1, len(path) + 1)]
+    kept = [(at, item) for at, item in read.faults if at[: len(path)] != path and not _filled(at, item, path)]
+    new = [((*path, *at), _within(name, item, value.column - 1)) for at, item in given.faults]
     return Document(
-        value=_put(read.value, path, given.value, place),
-        keys=keys,
-        values=values,
-        findings=(
-            *(item for item in read.findings if not _is_below(item.field, path)),
-            *(_within(place, item, offset) for item in given.findings),
-        ),
-        faulty=frozenset(at for at in read.faulty if at[: len(path)] != path)
-        | {(*path, *inner) for inner in given.faulty},
+        value=tree,
+        keys=dict.fromkeys(above, name) | old["keys"] | {(*path, *at): value for at in given.keys},
+        values=dict.fromkeys(above, value) | old["values"] | {(*path, *at): value for at in given.values},
+        faults=(*kept, *new),
     )
+
+
+def _outside(places: Mapping[DataPath, Place], path: DataPath) -> dict[DataPath, Place]:
+    return {at: place for at, place in places.items() if at[: len(path)] != path}
+
+
+def _filled(at: DataPath, item: Finding, path: DataPath) -> bool:
+    """Whether a section without a value has got one."""
+    return item.code == "missing-value" and path[: len(at)] == at
 
 
 def _is_inside(item: Finding, other: Finding) -> bool:
     """Whether one is about a part of a value that the other refuses as a whole."""
     return other.code == "type" and item.field.startswith(other.field + ".")
-
-
-def _is_below(field: str, path: DataPath) -> bool:
-    return tuple(_parts(field))[: len(path)] == path
-
-
-def _refuse_empty(place: Place, name: str) -> Document:
-    raise JobError([finding(place, "missing-value", "has no value", f"write `--set {name}=value`")])
 
 
 def _within(place: Place, item: Finding, offset: int) -> Finding:
@@ -195,10 +197,11 @@ def _findings(error: ValidationError, read: Document) -> list[Finding]:
     from runner.spec.schema import shape_faults
 
     shape = shape_faults(read.value)
+    unreadable = [at for at, item in read.faults if item.code != "duplicate-key"]
     return [
         describe(fault, _place_of(fault, read), is_shape=fault.path in shape)
         for fault in faults(error, read.value)
-        if not any(fault.path[: len(at)] == at for at in read.faulty)
+        if not any(fault.path[: len(at)] == at for at in unreadable)
     ]
 
 

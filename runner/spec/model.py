@@ -46,9 +46,7 @@ def nonsense(*problems: Problem) -> PydanticCustomError:
 class Section(BaseModel):
     """Base of every section: frozen, typos refused, no coercion of types."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Lora(Section):

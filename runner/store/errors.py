@@ -21,3 +21,7 @@ class SlotTaken(StoreError):
 
 class JournalError(StoreError):
     """A complete line of a journal can't be read or contradicts the rows; ingest of that run stops before it."""
+
+
+class StoreUnavailable(StoreError):
+    """The disk is full, or another writer holds the database for too long. Nothing was written; try again later."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from pathlib import Path
 
 import msgspec
 
-from runner.store import folder as records
+from runner.journal.folder import RunFolder
+from runner.store import records
 
 
 def insert_run(conn: sqlite3.Connection, record: records.RunRecord, state: records.RunState) -> None:
@@ -27,7 +29,7 @@ def insert_attempt(conn: sqlite3.Connection, run_id: str, n: int) -> None:
     """A row of `attempts`, unless it is there."""
     conn.execute(
         "INSERT OR IGNORE INTO attempts (run_id, n, journal, journal_offset) VALUES (?, ?, ?, 0)",
-        (run_id, n, records.journal_name(n)),
+        (run_id, n, RunFolder(Path()).journal(n).as_posix()),
     )
 
 

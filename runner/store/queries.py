@@ -130,12 +130,16 @@ def completions(
     step: int | None = None,
     split: Split | None = None,
     group_id: int | None = None,
+    example_id: int | None = None,
+    prompt: str | None = None,
+    failed: bool = False,
     order: Order = "step",
     after: int | None = None,
     limit: int = 50,
 ) -> list[CompletionRow]:
     """Completions with their scores. `after` is the id of the last one of the page before.
 
+    `prompt` is a text that the prompt contains; `failed` takes only those that a reward failed on.
     `best` and `worst` go by reward and leave out completions that have none.
     """
     where = _Where()
@@ -143,6 +147,10 @@ def completions(
     where.add("r.step = ?", step)
     where.add("r.split = ?", split)
     where.add("r.group_id = ?", group_id)
+    where.add("r.example_id = ?", example_id)
+    where.add("instr(e.prompt, ?) > 0", prompt)
+    if failed:
+        where.add("EXISTS (SELECT 1 FROM scores s WHERE s.rollout_id = r.id AND s.outcome NOT IN ('ok', 'none'))")
     behind, by = _ORDERS[order]
     where.add(behind, after)
     if order != "step":

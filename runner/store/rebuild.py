@@ -1,4 +1,7 @@
-"""Restores the database from the run folders. `jobs` comes back with the next scan."""
+"""Restores the database from the run folders. `jobs` comes back with the next scan.
+
+A run that was live is restored as live: whoever looks at it next finds its lock free and concludes it.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.journal.states import STATE_OF, Reason, State
-from runner.store import folder as records
+from runner.journal.folder import RunFolder
+from runner.journal.states import Reason, State
+from runner.store import records
 from runner.store.errors import JournalError
 from runner.store.inserts import insert_attempt, insert_run, insert_transition, update_attempt
-from runner.store.rows import AttemptRow
 from runner.store.store import Store
 
 _LOST = records.RunState(state=State.HELD, reason=Reason.LOST, detail="restored from its folder")
@@ -40,8 +43,6 @@ def rebuild(path: Path) -> Rebuilt:
         for record in reversed(found):  # of two runs that claim a place in the queue, the newer one has it
             _restore(store, record)
         events = sum(_ingest(store, record.id, problems) for record in found)
-        for record in found:
-            _finish(store, record.id)
     old = _move_aside(path)
     part.replace(path)
     return Rebuilt(runs=len(found), events=events, problems=problems, old=old)
@@ -51,7 +52,7 @@ def _run_records(runs: Path, problems: list[str]) -> list[records.RunRecord]:
     """In the order of submission."""
     found: list[records.RunRecord] = []
     for folder in sorted(runs.glob("*/")):
-        record = records.read(records.run_file(folder), records.RunRecord)
+        record = records.read(RunFolder(folder).run_json, records.RunRecord)
         if record is None:
             problems.append(f"{folder}: no readable run.json")
         elif record.id != folder.name:
@@ -62,10 +63,10 @@ def _run_records(runs: Path, problems: list[str]) -> list[records.RunRecord]:
 
 
 def _restore(store: Store, record: records.RunRecord) -> None:
-    folder = store.path.parent / "runs" / record.id
-    known = records.read(records.state_file(folder), records.StateRecord)
+    folder = RunFolder(store.path.parent / "runs" / record.id)
+    known = records.read(folder.state_json, records.StateRecord)
     if known is None:
-        state = _LOST if records.journals(folder) else records.RunState(state=State.QUEUED, reason=Reason.WAITING)
+        state = _LOST if folder.attempts() else records.RunState(state=State.QUEUED, reason=Reason.WAITING)
         known = records.StateRecord(run=state, attempts=[], transitions=[])
     with store.writing() as conn:
         insert_run(conn, record, _LOST if _place_taken(store, record, known.run.state) else known.run)
@@ -91,25 +92,6 @@ def _ingest(store: Store, run_id: str, problems: list[str]) -> int:
     except JournalError as error:
         problems.append(str(error))
         return 0
-
-
-def _finish(store: Store, run_id: str) -> None:
-    """Takes over an exit record that was written after the last `state.json`."""
-    attempts = store.attempts(run_id)
-    if attempts and attempts[-1].ended_at is None:
-        _finish_attempt(store, attempts[-1])
-
-
-def _finish_attempt(store: Store, attempt: AttemptRow) -> None:
-    run = store.run(attempt.run_id)
-    record = records.read(records.exit_file(store.folder(run), attempt.n), records.ExitRecord)
-    if record is None:
-        return
-    store.end_attempt(run.id, attempt.n, record.outcome, record.exit_code, record.ended_at)
-    if run.state is State.STARTING:
-        run = store.transition(run.id, State.RUNNING)
-    if run.state is State.RUNNING:
-        store.transition(run.id, STATE_OF[record.outcome], record.outcome, record.detail)
 
 
 def _move_aside(path: Path) -> Path | None:

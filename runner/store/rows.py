@@ -232,6 +232,8 @@ class Claim:
     """A run to start, or in words why there is none."""
 
     run: RunRow | None
+    attempt: int = 0
+    """Number of the attempt that the claim made."""
     waiting: str = ""
 
 

@@ -17,8 +17,10 @@ from sqlite_utils.utils import sqlite3  # pyright: ignore[reportPrivateImportUsa
 
 from runner.store.errors import StoreError
 
+# Of the library in use, which isn't the `sqlite3` of Python's own that connections are annotated with.
 IntegrityError = sqlite3.IntegrityError
-"""Of the library in use: it isn't the `sqlite3` of Python's own that connections are annotated with."""
+OperationalError = sqlite3.OperationalError
+
 APPLICATION_ID = 0x47525055
 BUSY_MS = 10_000
 

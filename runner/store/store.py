@@ -19,13 +19,13 @@ from typing import Any, TypeVar
 import msgspec
 from sqlite_utils import Database
 
+from runner.journal.folder import RunFolder
 from runner.journal.states import STATE_OF, Reason, State
-from runner.store import folder as records
-from runner.store import ingest
-from runner.store.errors import IllegalTransition, SlotTaken, StoreError, UnknownRun
+from runner.store import ingest, records
+from runner.store.errors import IllegalTransition, SlotTaken, StoreError, StoreUnavailable, UnknownRun
 from runner.store.inserts import assign, insert_attempt, insert_run, insert_transition, update_attempt
 from runner.store.rows import AttemptRow, Claim, JobRow, RunRow, Submission, Want, columns, fetch
-from runner.store.schema import open_database, open_read_only
+from runner.store.schema import OperationalError, open_database, open_read_only
 
 Row = TypeVar("Row")
 
@@ -41,7 +41,10 @@ ALLOWED: dict[State, frozenset[State]] = {
 
 
 class Store:
-    """One connection, for one thread. Usable as a context manager."""
+    """One connection, for one thread. Usable as a context manager.
+
+    Every method that writes raises StoreUnavailable when the disk is full or the database is locked for too long.
+    """
 
     def __init__(self, db: Database, path: Path, *, writable: bool) -> None:
         self.db = db
@@ -86,26 +89,27 @@ class Store:
             AttemptRow, f"SELECT {columns(AttemptRow)} FROM attempts WHERE run_id = ? ORDER BY n", (run_id,)
         )
 
-    def folder(self, run: RunRow) -> Path:
+    def folder(self, run: RunRow) -> RunFolder:
         """The run's folder."""
-        return self.path.parent / run.folder
+        return RunFolder(self.path.parent / run.folder)
 
     # Writing
 
     @contextmanager
     def writing(self) -> Generator[sqlite3.Connection]:
-        """One transaction that begins as a writer; for this room only."""
+        """One transaction that begins as a writer; for this room only. Raises StoreUnavailable."""
         if not self._writable:
             raise StoreError(f"{self.path}: opened for reading only")
         conn = self.db.conn
-        conn.execute("BEGIN IMMEDIATE")
         try:
+            conn.execute("BEGIN IMMEDIATE")
             yield conn
             conn.execute("COMMIT")
-        except BaseException:
+        except OperationalError as error:
+            raise StoreUnavailable(f"{self.path}: nothing was written: {error}") from error
+        finally:
             if conn.in_transaction:  # on a full disk SQLite has rolled back by itself
                 conn.execute("ROLLBACK")
-            raise
 
     def submit(self, new: Submission, fill: Callable[[Path], None] | None = None) -> str:
         """Puts a run in the queue and makes its folder with `run.json`; gives its id.
@@ -123,14 +127,17 @@ class Store:
             insert_run(conn, record, records.RunState(state=State.QUEUED, reason=Reason.WAITING, priority=new.priority))
             self._record_transition(run_id, None, State.QUEUED, Reason.WAITING, "")
             folder = self.folder(self.run(run_id))
-            records.write(records.run_file(folder), record)
+            records.write(folder.run_json, record)
             self._mirror(run_id)
             if fill is not None:
-                fill(folder)
+                fill(folder.path)
         return run_id
 
-    def claim(self, run_id: str) -> Claim:
-        """Takes a queued run to `starting`, or says what it waits for (kept as its detail, too)."""
+    def claim(self, run_id: str, *, host: str | None = None, boot_id: str | None = None) -> Claim:
+        """Takes a queued run to `starting` with a new attempt, or says what it waits for (kept as its detail, too).
+
+        The attempt is written down before its process is made: a crash in between leaves one that never began.
+        """
         with self.writing() as conn:
             run = self.run(run_id)
             if run.state is not State.QUEUED:
@@ -142,10 +149,13 @@ class Store:
                 waiting = f"waiting for {live} to end"
                 conn.execute("UPDATE runs SET detail = ? WHERE id = ?", (waiting, run.id))
                 return Claim(run=None, waiting=waiting)
+            n = max([attempt.n for attempt in self.attempts(run_id)] + self.folder(run).attempts(), default=0) + 1
+            insert_attempt(conn, run_id, n)
+            update_attempt(conn, run_id, n, host=host, boot_id=boot_id, started_at=time.time())
             self._move(run, State.STARTING, None, "")
-            return Claim(run=self.run(run_id))
+            return Claim(run=self.run(run_id), attempt=n)
 
-    def claim_next(self, backend: str | None = None) -> Claim:
+    def claim_next(self, backend: str | None = None, *, host: str | None = None, boot_id: str | None = None) -> Claim:
         """Claims the first queued run that can start: higher priority first, then the order of submission."""
         waiting = "nothing is queued"
         queued = self.db.conn.execute(
@@ -154,7 +164,7 @@ class Store:
             (backend,),
         ).fetchall()
         for (run_id,) in queued:
-            claim = self.claim(run_id)
+            claim = self.claim(run_id, host=host, boot_id=boot_id)
             if claim.run:
                 return claim
             waiting = f"{run_id}: {claim.waiting}"
@@ -197,22 +207,6 @@ class Store:
         """Stores what `runner.store.digest.digest` gave."""
         self._update_run(run_id, digest=digest, digest_note=note)
 
-    def start_attempt(
-        self, run_id: str, handle: dict[str, Any] | None = None, *, host: str | None = None, boot_id: str | None = None
-    ) -> int:
-        """The number of a new attempt of a run that is starting; written down before its process is made."""
-        with self.writing() as conn:
-            run = self.run(run_id)
-            if run.state is not State.STARTING:
-                raise IllegalTransition(f"{run_id} is {run.state}; an attempt needs a claimed run")
-            last = max([a.n for a in self.attempts(run_id)] + records.journals(self.folder(run)), default=0)
-            insert_attempt(conn, run_id, last + 1)
-            self._update_attempt(
-                run_id, last + 1, handle=_json(handle), host=host, boot_id=boot_id, started_at=time.time()
-            )
-            self._mirror(run_id)
-        return last + 1
-
     def set_handle(self, run_id: str, n: int, handle: dict[str, Any]) -> None:
         """Notes who runs the attempt, once its process is there."""
         with self.writing():
@@ -236,11 +230,11 @@ class Store:
         made first and each file is then read to its end. Raises JournalError; earlier transactions are kept.
         """
         run = self.run(run_id)
-        return sum(self._ingest_attempt(run, n) for n in records.journals(self.folder(run)))
+        return sum(self._ingest_attempt(run, n) for n in self.folder(run).attempts())
 
     def _ingest_attempt(self, run: RunRow, n: int) -> int:
         """Reads outside the transaction and drops what it read if another ingester was faster."""
-        path = self.folder(run) / records.journal_name(n)
+        path = self.folder(run).journal(n)
         total = 0
         while True:
             start = self._offset(run.id, n)
@@ -334,8 +328,8 @@ class Store:
             attempts=[_convert(attempt, records.AttemptState) for attempt in self.attempts(run_id)],
             transitions=[records.TransitionRecord(seq=seq, at=at, data=json.loads(data)) for seq, at, data in moves],
         )
-        if self.folder(run).is_dir():
-            records.write(records.state_file(self.folder(run)), record)
+        if self.folder(run).path.is_dir():
+            records.write(self.folder(run).state_json, record)
 
 
 def _check_move(run: RunRow, to: State, reason: Reason | None) -> None:

@@ -96,11 +96,11 @@ def test_figures_of_rewards_and_lengths_equal_trls(
     for log, figures in zip(logs, reported, strict=True):
         prefix = "eval/" if "eval/loss" in figures else ""
         failed = figures[f"{prefix}rewards/fussy/error_rate"] > 0
-        names = ("reward", "frac_", "completions/") if not failed else ("reward_std", "frac_", "completions/")
         theirs = {name.removeprefix("eval_"): value for name, value in log.items() if value is not None}
-        assert figures[f"{prefix}reward"] == pytest.approx(theirs["reward"], abs=1e-5)
-        for name in [name for name in theirs if name.startswith(names)]:
-            assert figures[prefix + name] == pytest.approx(theirs[name], abs=1e-5), name
+        assert ("reward" in theirs) == (f"{prefix}reward" in figures)
+        for name in [name for name in theirs if name.startswith(("reward", "frac_", "completions/"))]:
+            if not (failed and name.startswith("rewards/")):
+                assert figures[prefix + name] == pytest.approx(theirs[name], abs=1e-5), name
     assert {"loss", "grad_norm", "learning_rate", "entropy", "num_tokens", "step_time"} <= set(reported[1])
 
 
@@ -110,7 +110,7 @@ def test_a_reward_version_with_other_functions_takes_over_between_steps(tiny_mod
     assert [batch.reward_version for batch in batches(tmp_path)] == ["v1", "v2", "v2"]
     assert max(event.metrics["advantages_max_difference"] for event in metrics(tmp_path)) < 1e-5
     first, second, _ = (batch.groups[0].rollouts[0] for batch in batches(tmp_path))
-    assert first.reward == pytest.approx(first.scores[0].value - 0.1 * first.scores[1].value)
+    assert first.reward == pytest.approx((first.scores[0].value or 0) - 0.1 * len(first.completion))
     assert second.reward == pytest.approx(2 * len(second.completion))
 
 
@@ -206,20 +206,34 @@ def test_a_checkpoint_is_a_model_folder_that_generates(tiny_model: Path, tmp_pat
 
 
 def test_a_difference_in_advantages_stops_with_both_figures() -> None:
-    scored = Scored(
+    scored = scored_as([1.0, 0.0], advantages=[0.707, -0.707])
+    assert check_advantages(scored, [0.707, -0.707], 2, "group") == 0.0
+    with pytest.raises(AdvantageMismatch, match=r"completion 1: TRL's advantage is -0.5, ours -0.707"):
+        check_advantages(scored, [0.707, -0.5], 2, "group")
+    with pytest.raises(AdvantageMismatch):
+        check_advantages(scored, [0.707, math.nan], 2, "group")
+
+
+def test_what_float32_loses_is_no_difference() -> None:
+    """Equal rewards of 100.1 differ from their mean in float32; the small spread blows that up."""
+    equal = scored_as([100.1] * 3, advantages=[0.0] * 3)
+    assert check_advantages(equal, [0.07, 0.07, -0.07], 3, "group") == 0.07
+    with pytest.raises(AdvantageMismatch):
+        check_advantages(scored_as([100.1, 99.1], advantages=[0.707, -0.707]), [0.777, -0.777], 2, "group")
+    with pytest.raises(AdvantageMismatch):
+        check_advantages(equal, [0.07, 0.07, -0.07], 3, "none")
+
+
+def scored_as(rewards: Sequence[float], *, advantages: list[float]) -> Scored:
+    return Scored(
         version="v1",
         names=("a",),
         weights=(1.0,),
-        values=[[1.0], [0.0]],
-        rewards=[1.0, 0.0],
-        advantages=[0.707, -0.707],
+        values=[[reward] for reward in rewards],
+        rewards=list(rewards),
+        advantages=advantages,
         scores=[],
     )
-    assert check_advantages(scored, [0.707, -0.707], step=4) == 0.0
-    with pytest.raises(AdvantageMismatch, match=r"step 4, completion 1: TRL's advantage is -0.5, ours -0.707"):
-        check_advantages(scored, [0.707, -0.5], step=4)
-    with pytest.raises(AdvantageMismatch):
-        check_advantages(scored, [0.707, math.nan], step=4)
 
 
 def test_a_micro_batch_that_does_not_fit_is_found_before_training(tiny_model: Path) -> None:
@@ -236,7 +250,7 @@ def test_without_a_gpu_the_cpu_has_to_be_insisted_on(tiny_model: Path, monkeypat
     assert TRLBackend().check(make_job(tiny_model)) == []
     monkeypatch.delenv("RUNNER_DEVICE")
     [finding] = TRLBackend().check(make_job(tiny_model))
-    assert (finding.code, finding.message) == ("environment", "no GPU")
+    assert (finding.code, finding.message) == ("environment", "There is no GPU here.")
     assert "runner emulate" in finding.hint
 
 

@@ -47,6 +47,7 @@ def test_every_field_of_grpo_is_passed_or_translated() -> None:
 
 
 @pytest.mark.trl
+@pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing`:FutureWarning")
 def test_trls_configuration_holds_the_values_of_the_job(tmp_path: Path) -> None:
     trl = pytest.importorskip("trl")
     job = make_job("m", steps=40, prompts_per_step=3, generate_every=2, warmup_ratio=0.1, **OTHER_THAN_DEFAULT)

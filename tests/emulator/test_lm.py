@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-from collections.abc import Sequence
+import random
 from pathlib import Path
 
 import pytest
@@ -14,63 +13,32 @@ pytest.importorskip("torch")
 
 import numpy as np
 import torch
+import yaml
 
 from emulator.lm.batch import Completions, Prompts, completion_logits
 from emulator.lm.chat import render
 from emulator.lm.generate import choose, generate, uniform
-from emulator.lm.model import Fresh, Llama, LlamaConfig, causal_mask, load_model, save_weights
+from emulator.lm.model import LlamaConfig, load_model, save_weights
 from emulator.lm.policy import Drawn, LmPolicy, learning_rate_factor
 from emulator.policy import Sampling
-from runner.data.examples import Example, Message
+from emulator.pretrain.problems import Problem, problems, solutions
+from emulator.pretrain.text import PREFILL, PROMPT, SYSTEM, Mix, completion, training_problems
+from runner.data.examples import Example
 from runner.spec.model import Grpo
+from tests.emulator.lm_builders import (
+    ADVANTAGES,
+    CHAT,
+    COUNTDOWN,
+    WEIGHTS,
+    draw,
+    evaluate,
+    examples,
+    plain_logits,
+    policy,
+    random_model,
+)
 
 pytestmark = pytest.mark.lm
-
-WEIGHTS = Path(__file__).parents[2] / "emulator" / "weights"
-CHAT: list[Message] = [
-    {"role": "system", "content": "You first reason step by step, then answer."},
-    {"role": "user", "content": "Using the numbers [3, 5, 2], make an expression that equals 17."},
-    {"role": "assistant", "content": "Let me solve this step by step.\n<think>"},
-]
-
-
-def random_model(**changes: object) -> Llama:
-    sizes = dict(
-        vocab_size=64, hidden_size=32, intermediate_size=48, layers=2, heads=4, kv_heads=2, head_dim=8, tied=False
-    )
-    model = Llama(LlamaConfig(**(sizes | changes)))  # type: ignore[arg-type]
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, 0.0, 0.3, generator=generator)
-    return model
-
-
-def plain_logits(model: Llama, ids: Sequence[int]) -> torch.Tensor:
-    """One text, no padding, no shared prefix. [length, vocabulary]"""
-    rows = torch.tensor([list(ids)])
-    real = torch.ones_like(rows, dtype=torch.bool)
-    positions = torch.arange(len(ids)).unsqueeze(0)
-    return model.logits(model(rows, positions, causal_mask(real, len(ids)), Fresh()))[0]
-
-
-def examples(n: int = 3) -> list[Example]:
-    asked: list[Message] = [{"role": "user", "content": f"Make {10 + i} from 2 3 5."} for i in range(n)]
-    return [Example(id=i, prompt=[CHAT[0], user, CHAT[2]], columns={}) for i, user in enumerate(asked)]
-
-
-def policy(**settings: object) -> LmPolicy:
-    defaults: dict[str, object] = dict(steps=10, learning_rate=1e-3, max_completion_length=12)
-    return LmPolicy(WEIGHTS, Grpo.model_validate(defaults | settings))
-
-
-def draw(of: LmPolicy, seed: int = 0, groups: int = 3) -> Drawn:
-    seeds = [[seed + 100 * g + i for i in range(4)] for g in range(groups)]
-    return of.sample(examples(groups), Sampling(max_completion_length=12), seeds)
-
-
-ADVANTAGES = [1.0, -1.0, 0.5, -0.5] * 3
-
 
 # The forward pass
 
@@ -220,7 +188,8 @@ def test_the_end_token_counts_and_is_not_in_the_text() -> None:
     assert completion.text.startswith(cut.text)
 
 
-def test_more_completions_than_fit_side_by_side_come_in_order() -> None:
+def test_more_completions_than_fit_side_by_side_come_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emulator.lm.generate.POSITIONS", 1000)
     model = random_model()
     seeds = [[g * 1000 + i for i in range(100)] for g in range(5)]
     many = generate(model, [[1 + g, 2] for g in range(5)], seeds, Sampling(max_completion_length=3), {0})
@@ -269,7 +238,7 @@ def test_an_update_in_chunks_equals_an_update_at_once(loss_type: str, monkeypatc
     whole, chunked = policy(loss_type=loss_type, beta=0.1), policy(loss_type=loss_type, beta=0.1)
     drawn = draw(whole)
     expected = whole.update(drawn, ADVANTAGES, 1)
-    monkeypatch.setattr("emulator.lm.policy.UPDATE_TOKENS", 120)
+    monkeypatch.setattr("emulator.lm.policy.UPDATE_POSITIONS", 120)
     found = chunked.update(draw(chunked), ADVANTAGES, 1)
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
@@ -365,81 +334,37 @@ def test_a_template_can_not_reach_into_python() -> None:
         render("{{ messages.__class__.__mro__ }}", CHAT)
 
 
-# Against transformers
+# What the shipped weights are made from
 
 
-@pytest.fixture(scope="module")
-def theirs():
-    transformers = pytest.importorskip("transformers")
-    return transformers
+def test_every_expression_of_the_training_text_has_the_value_it_claims() -> None:
+    found = [solution for problem in problems()[::40] for solution in solutions(problem.nums)]
+    assert all(evaluate(solution.expression)[0] == solution.value for solution in found)
+    assert {solution.steps: solution.expression for solution in solutions((3, 5, 2))}["3-2=1, 1*5=5"] == "(3-2)*5"
 
 
-@pytest.mark.trl
-def test_shipped_weights_give_transformers_logits(theirs) -> None:
-    reference = theirs.AutoModelForCausalLM.from_pretrained(WEIGHTS, dtype=torch.float32)
-    ids = list(range(5, 60))
-    with torch.no_grad():
-        expected = reference(torch.tensor([ids])).logits[0]
-        torch.testing.assert_close(plain_logits(load_model(WEIGHTS), ids), expected, atol=1e-5, rtol=1e-5)
+def test_no_held_out_problem_is_in_the_training_text() -> None:
+    held_out = {(*sorted(problem.nums), problem.target) for problem in problems() if problem.held_out}
+    assert len(held_out) == 651
+    assert not held_out & {(*sorted(problem.nums), problem.target) for problem in training_problems()}
+    rows = [json.loads(line) for line in (COUNTDOWN / "data.jsonl").read_text().splitlines()]
+    evaluated = {(*sorted(row["nums"]), row["target"]) for row in rows if row["split"] == "evaluation"}
+    assert evaluated == held_out
+    assert not held_out & {(*sorted(row["nums"]), row["target"]) for row in rows if row["split"] == "train"}
 
 
-@pytest.mark.trl
-@pytest.mark.parametrize("tied", [True, False])
-def test_any_small_llama_folder_gives_transformers_logits(theirs, tmp_path: Path, tied: bool) -> None:
-    config = theirs.LlamaConfig(
-        vocab_size=128,
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=6,
-        num_key_value_heads=3,
-        head_dim=16,
-        rms_norm_eps=1e-5,
-        rope_parameters={"rope_type": "default", "rope_theta": 50000.0},
-        tie_word_embeddings=tied,
-        initializer_range=0.2,
-    )
-    reference = theirs.LlamaForCausalLM(config)
-    reference.save_pretrained(tmp_path)
-    ids = list(range(40))
-    with torch.no_grad():
-        expected = reference(torch.tensor([ids])).logits[0]
-        torch.testing.assert_close(plain_logits(load_model(tmp_path), ids), expected, atol=1e-4, rtol=1e-5)
+def test_the_model_is_trained_on_the_countdown_jobs_own_prompt() -> None:
+    dataset = yaml.safe_load((COUNTDOWN / "job.yaml").read_text())["dataset"]
+    assert (dataset["system"], dataset["prompt"], dataset["prefill"]) == (SYSTEM, PROMPT, PREFILL)
 
 
-@pytest.mark.trl
-def test_greedy_completions_are_those_of_transformers_generate(theirs) -> None:
-    reference = theirs.AutoModelForCausalLM.from_pretrained(WEIGHTS, dtype=torch.float32)
-    drawn = policy().sample(examples(4), Sampling(max_completion_length=30, temperature=0.0), [[0], [0], [0], [0]])
-    for prompt, tokens in zip(drawn.prompts, drawn.tokens, strict=True):
-        ids = torch.tensor([prompt])
-        out = reference.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=30)
-        assert out[0, len(prompt) :].tolist() == tokens
-
-
-@pytest.mark.trl
-@pytest.mark.parametrize("messages", [CHAT, CHAT[1:2]])
-def test_chat_text_and_tokens_are_those_of_transformers(theirs, messages: list[Message]) -> None:
-    tokenizer = theirs.AutoTokenizer.from_pretrained(WEIGHTS)
-    prefilled = messages[-1]["role"] == "assistant"
-    options = {"continue_final_message": prefilled, "add_generation_prompt": not prefilled}
-    text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
-    it = policy()
-    assert it.prompt(Example(id=0, prompt=messages, columns={})) == text
-    drawn = it.sample([Example(id=0, prompt=messages, columns={})], Sampling(max_completion_length=2), [[0]])
-    assert tokenizer(text, add_special_tokens=False)["input_ids"] == drawn.prompts[0]
-    assert tokenizer.eos_token_id in it._end
-
-
-@pytest.mark.trl
-def test_a_saved_policy_opens_in_transformers(theirs, tmp_path: Path) -> None:
-    it = policy()
-    it.update(draw(it), ADVANTAGES, 1)
-    it.save(tmp_path)
-    reference = theirs.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
-    theirs.AutoTokenizer.from_pretrained(tmp_path)
-    with torch.no_grad():
-        torch.testing.assert_close(
-            plain_logits(it.model, range(20)), reference(torch.arange(20).unsqueeze(0)).logits[0], atol=1e-5, rtol=1e-5
-        )
-    shutil.rmtree(tmp_path)
+def test_the_training_text_is_as_wrong_as_asked() -> None:
+    rng = random.Random(0)
+    problem = Problem((3, 5, 2), 17)
+    right = {"3*5=15, 15+2=17</think>\n<answer>3*5+2</answer>"}
+    assert {completion(problem, rng, Mix()) for _ in range(20)} == right
+    assert {completion(problem, rng, Mix(equation=1.0)) for _ in range(20)} == {
+        "3*5=15, 15+2=17</think>\n<answer>3*5+2=17</answer>"
+    }
+    broken = [completion(problem, rng, Mix(broken=0.3)) for _ in range(1000)]
+    assert 0.25 < sum(text not in right for text in broken) / 1000 < 0.35

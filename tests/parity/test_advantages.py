@@ -16,7 +16,7 @@ from runner.grpo.types import Completion, Example, Group, Outcome, Score, Scored
 
 torch = pytest.importorskip("torch")
 trl = pytest.importorskip("trl")
-pytestmark = pytest.mark.trl
+pytestmark = [pytest.mark.trl, pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing`:FutureWarning")]
 
 Values = list[list[float | None]]
 SCALES: list[ScaleRewards] = ["group", "batch", "none"]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from runner.journal import events
 from runner.journal.log import Journal
-from runner.store.folder import journal_name
 from runner.store.rows import Submission
 from runner.store.store import Store
 
@@ -91,7 +90,7 @@ def trained(last: int = 3, attempt: int = 1) -> list[events.Event]:
 
 
 def write_journal(store: Store, run_id: str, written: list[events.Event], attempt: int = 1) -> Path:
-    path = store.folder(store.run(run_id)) / journal_name(attempt)
+    path = store.folder(store.run(run_id)).journal(attempt)
     journal = Journal(path)
     for event in written:
         journal.append(event)

@@ -12,7 +12,7 @@ from runner.journal.states import FINAL, STATE_OF, Reason, State
 from runner.store.errors import IllegalTransition, SlotTaken, StoreError, UnknownRun
 from runner.store.rows import JobRow
 from runner.store.store import Store
-from tests.store.builders import rows, submission
+from tests.store.builders import rows, started, submission, write_journal
 
 SPAWN = multiprocessing.get_context("spawn")
 LEGAL = {
@@ -117,7 +117,7 @@ def test_a_submission_never_touches_the_running_one(store: Store) -> None:
 def test_the_spec_is_kept_byte_for_byte(store: Store) -> None:
     run = store.submit(submission())
     assert store.run(run).spec == '{"name": "countdown",  "seed": 0}'
-    assert b'"spec":{"name": "countdown",  "seed": 0}' in (store.folder(store.run(run)) / "run.json").read_bytes()
+    assert b'"spec":{"name": "countdown",  "seed": 0}' in (store.folder(store.run(run)).run_json).read_bytes()
 
 
 def submit_many(path: Path) -> None:
@@ -225,11 +225,12 @@ def test_a_held_run_does_not_take_the_place_of_a_pending_one(store: Store) -> No
 
 
 def test_attempts_are_counted_and_carry_who_runs_them_and_how_they_ended(store: Store) -> None:
-    run = run_in(store, State.STARTING)
-    assert store.start_attempt(run, host="here", boot_id="b1") == 1
+    run = store.submit(submission())
+    assert store.claim(run, host="here", boot_id="b1").attempt == 1
     store.set_handle(run, 1, {"pid": 42, "started": 7})
     store.end_attempt(run, 1, "lost", -9, ended_at=5.0)
-    assert store.start_attempt(run) == 2
+    store.transition(run, State.QUEUED, Reason.LOST, "retry 1 of 2")
+    assert store.claim(run).attempt == 2
     first = store.attempts(run)[0]
     assert (first.handle, first.host, first.outcome, first.exit_code) == ({"pid": 42, "started": 7}, "here", "lost", -9)
     assert (first.journal, first.ended_at) == ("journal/0001.jsonl", 5.0)
@@ -237,10 +238,10 @@ def test_attempts_are_counted_and_carry_who_runs_them_and_how_they_ended(store: 
         store.end_attempt(run, 3, "lost")
 
 
-def test_an_attempt_needs_a_claimed_run(store: Store) -> None:
+def test_an_attempt_counts_on_from_what_is_in_the_folder(store: Store) -> None:
     run = store.submit(submission())
-    with pytest.raises(IllegalTransition, match="countdown-1 is queued"):
-        store.start_attempt(run)
+    write_journal(store, run, [started(3)], attempt=3)
+    assert store.claim(run).attempt == 4
 
 
 def test_a_failed_write_leaves_nothing_behind(store: Store) -> None:
@@ -257,7 +258,7 @@ def test_the_folder_tells_the_state_after_every_write(store: Store) -> None:
     store.set_priority(run, 3)
     store.set_digest(run, "abc", "not comparable: a time-out")
     store.transition(run, State.SUCCEEDED, Reason.GOAL_REACHED, "step 4 of 5")
-    told = json.loads((store.folder(store.run(run)) / "state.json").read_text())
+    told = json.loads((store.folder(store.run(run)).state_json).read_text())
     assert told["run"]["state"] == "succeeded"
     assert (told["run"]["priority"], told["run"]["digest"]) == (3, "abc")
     assert [move["data"]["to"] for move in told["transitions"]] == ["queued", "starting", "running", "succeeded"]

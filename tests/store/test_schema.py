@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.store.errors import StoreError
+from runner.store.errors import StoreError, StoreUnavailable
 from runner.store.schema import APPLICATION_ID, IntegrityError
 from runner.store.store import Store
-from tests.store.builders import rows, seen, started, submission, trained, write_journal
+from tests.store.builders import rows, submission, trained, write_journal
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -139,16 +139,17 @@ def test_the_database_itself_allows_one_live_and_one_pending_run_of_a_job_and_ba
 def test_a_full_disk_takes_nothing_of_a_transaction_and_the_store_goes_on_when_there_is_room(small_disk: Path) -> None:
     with Store.open(small_disk / "runner.db") as store:
         run = store.submit(submission())
-        write_journal(store, run, [started(), seen()])
+        write_journal(store, run, trained(last=3))
         ballast = small_disk / "ballast"
         with pytest.raises(OSError), ballast.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
-        with pytest.raises(Exception, match="full"):
-            for _ in range(200):
+        with pytest.raises(StoreUnavailable, match=r"nothing was written: .*(full|No space)"):
+            for _ in range(1000):
                 store.want(run, "stop")
-                store.ingest(run)
-                store.put_job_note = None  # type: ignore[attr-defined]
+        with pytest.raises(StoreUnavailable, match="database or disk is full"):
+            store.ingest(run)
+        assert rows(store, "SELECT count(*) FROM rollouts") == [(0,)]
         ballast.unlink()
-        store.want(run, "cancel")
-        assert store.run(run).want == "cancel"
+        assert store.ingest(run) == 13
+        assert rows(store, "PRAGMA integrity_check") == [("ok",)]

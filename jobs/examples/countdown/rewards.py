@@ -9,7 +9,7 @@ import ast
 import operator
 import re
 
-FORMAT = re.compile(r"<think>((?!</?think>).)*</think>\n<answer>((?!</?answer>).)*</answer>", re.DOTALL)
+FORMAT = re.compile(r"<think>(?:(?!</?think>).)*</think>\n<answer>(?:(?!</?answer>).)*</answer>", re.DOTALL)
 ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
@@ -33,7 +33,7 @@ def equation_reward(prompt, completion, example):
         return zero(str(error))
     if sorted(used) != sorted(example["nums"]):
         return zero(f"used {used}, given {example['nums']}")
-    if abs(value - example["target"]) >= 1e-5:
+    if not abs(value - example["target"]) < 1e-5:
         return zero(f"equals {value:g}, not {example['target']}")
     return 1.0
 

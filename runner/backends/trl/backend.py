@@ -68,9 +68,9 @@ def _package(name: str) -> list[Finding]:
     try:
         found = version(name)
     except PackageNotFoundError:
-        return [_unfit(f"the package {name} is not installed", f"install the extra `gpu` or `trl` ({wanted})")]
+        return [_unfit(f"The package {name} is not installed.", f"Install the extra `gpu` or `trl` ({wanted}).")]
     if not first <= _numbers(found) < beyond:
-        return [_unfit(f"{name} is {found}, which does not fit", f"install {wanted}")]
+        return [_unfit(f"{name} is {found}, which does not fit.", f"Install {wanted}.")]
     return []
 
 
@@ -86,9 +86,9 @@ def _dotted(numbers: tuple[int, int]) -> str:
 def _device(job: JobSpec) -> list[Finding]:
     found = device()
     if found is None:
-        return [_unfit("no GPU", "use `runner emulate`, or `--device cpu` to insist")]
+        return [_unfit("There is no GPU here.", "Use `runner emulate`, or `--device cpu` to insist.")]
     if found == "cuda" and job.grpo.vllm and find_spec("vllm") is None:
-        return [_unfit("vllm is not installed", "install the extra `gpu`, or set grpo.vllm: false")]
+        return [_unfit("vllm is not installed.", "Install the extra `gpu`, or set `grpo.vllm: false`.")]
     return []
 
 
@@ -99,8 +99,8 @@ def _job(job: JobSpec) -> list[Finding]:
             Finding(
                 code="semantic",
                 field="grpo.temperature",
-                message="temperature is 0, so all completions of a group are equal and nothing is learnt",
-                hint="use 1.0; evaluation.temperature may be 0",
+                message="temperature is 0, so all completions of a group are equal and nothing is learnt.",
+                hint="Use 1.0; `evaluation.temperature` may be 0.",
             )
         ]
     try:

@@ -11,7 +11,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
-from trl import GRPOConfig
+from trl import GRPOConfig  # pyright: ignore[reportPrivateImportUsage]
 
 from runner.backends.trl.model import Device, is_chat, load_tokenizer, load_values, model_and_revision, prompt_text
 from runner.backends.trl.reporter import Reporter

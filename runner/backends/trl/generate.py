@@ -31,7 +31,7 @@ def _load(job: JobSpec, at: Path | None, device: Device) -> Any:
     values = load_values(job, device)
     adapter = at is not None and (at / "adapter_config.json").exists()
     if at is None or adapter:
-        model = AutoModelForCausalLM.from_pretrained(base, **values)
+        model: Any = AutoModelForCausalLM.from_pretrained(base, **values)
     else:
         model = AutoModelForCausalLM.from_pretrained(at, dtype=values["dtype"])
     if adapter:

@@ -36,7 +36,7 @@ def batching(grpo: Grpo) -> Batching:
         raise ValueError(
             f"grpo.micro_batch is {micro_batch}, which does not divide the {completions} completions of a step "
             f"(prompts_per_step {grpo.prompts_per_step} × num_generations {grpo.num_generations}); "
-            f"{_largest_divisor(completions, micro_batch)} does"
+            f"{_largest_divisor(completions, micro_batch)} does."
         )
     accumulation = completions // micro_batch
     return Batching(

@@ -5,6 +5,7 @@ Every override wraps `super()` and says why it is there. Written against TRL 1.1
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,16 +16,19 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 from transformers import GenerationConfig
-from trl import GRPOTrainer
+from trl import GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from runner.backends.trl.model import token_ids
-from runner.grpo.advantages import EPSILON
+from runner.grpo.advantages import EPSILON, ScaleRewards, std
 from runner.grpo.run import Run
 from runner.grpo.types import Completion, Example, Group, Scored, Split
 
 STATE_FILE = "grpo_state.pt"
 TOLERANCE = 1e-3
 """Largest difference of an advantage between TRL and us, beside float32 rounding."""
+
+FLOAT32_LOSS = 8 * torch.finfo(torch.float32).eps
+"""What float32 may lose in sum, mean and spread together, relative to the largest term."""
 
 
 class AdvantageMismatch(RuntimeError):
@@ -68,6 +72,14 @@ class Column:
 
 class RunTrainer(GRPOTrainer):
     """`GRPOTrainer` whose data order, rewards and checkpoints are the run's. One process."""
+
+    # what TRL and transformers type as optional, or not at all
+    args: Any
+    model: Any
+    num_generations: int
+    num_generations_eval: int
+    eos_token_ids: list[int]
+    _tokenizer: Any
 
     def __init__(
         self, *, run: Run, examples: Mapping[int, Example], chat: bool, order: OrderSampler, **values: Any
@@ -146,9 +158,13 @@ class RunTrainer(GRPOTrainer):
         output = super()._generate_and_score_completions(inputs)
         if self.model.training:
             assert self._scored is not None
-            self.figures["advantages_max_difference"] = check_advantages(
-                self._scored, output["advantages"].tolist(), self.state.global_step + 1
-            )
+            try:
+                difference = check_advantages(
+                    self._scored, output["advantages"].tolist(), self.num_generations, self.run.job.grpo.scale_rewards
+                )
+            except AdvantageMismatch as mismatch:
+                raise AdvantageMismatch(f"step {self.state.global_step + 1}, {mismatch}") from None
+            self.figures["advantages_max_difference"] = difference
         return output
 
     # Evaluation
@@ -220,26 +236,37 @@ class RunTrainer(GRPOTrainer):
             self._step, self._buffered_inputs = state["_step"], state["_buffered_inputs"]
 
 
-def check_advantages(scored: Scored, theirs: Sequence[float], step: int) -> float:
+def check_advantages(scored: Scored, theirs: Sequence[float], group_size: int, scale: ScaleRewards) -> float:
     """Largest difference between TRL's advantages and ours.
 
-    Raises AdvantageMismatch beyond TOLERANCE and what float32 can lose: four units in the last place of the largest
-    term of a reward's sum, divided by ε where a group has no spread.
+    Raises AdvantageMismatch beyond TOLERANCE and what float32 can lose: a few units in the last place of the largest
+    sum of a reward's terms, divided by what the advantage is divided by.
     """
-    largest = max(
-        (sum(abs(w * v) for w, v in zip(scored.weights, row, strict=True) if v is not None) for row in scored.values),
-        default=0.0,
-    )
-    allowed = TOLERANCE + 4 * torch.finfo(torch.float32).eps * largest / EPSILON
+    lost = FLOAT32_LOSS * max(_terms(scored.weights, row) for row in scored.values)
     differences = [abs(a - b) for a, b in zip(scored.advantages, theirs, strict=True)]
-    beyond = [i for i, difference in enumerate(differences) if not difference <= allowed]  # NaN is beyond
-    if beyond:
-        i = beyond[0]
-        raise AdvantageMismatch(
-            f"step {step}, completion {i}: TRL's advantage is {theirs[i]!r}, ours {scored.advantages[i]!r} "
-            f"(reward {scored.rewards[i]!r}, version {scored.version}); allowed difference {allowed:.2g}"
-        )
+    for i, (difference, divisor) in enumerate(
+        zip(differences, _divisors(scored.rewards, group_size, scale), strict=True)
+    ):
+        allowed = TOLERANCE + lost / divisor
+        if not difference <= allowed:  # so written, NaN is beyond
+            raise AdvantageMismatch(
+                f"completion {i}: TRL's advantage is {theirs[i]!r}, ours {scored.advantages[i]!r} (reward "
+                f"{scored.rewards[i]!r}, version {scored.version}); a difference of {allowed:.2g} would be rounding"
+            )
     return max(differences)
+
+
+def _terms(weights: Sequence[float], row: Sequence[float | None]) -> float:
+    return sum(abs(weight * value) for weight, value in zip(weights, row, strict=True) if value is not None)
+
+
+def _divisors(rewards: Sequence[float | None], group_size: int, scale: ScaleRewards) -> list[float]:
+    """What each advantage is divided by; see `runner.grpo.advantages`."""
+    if scale == "none":
+        return [1.0] * len(rewards)
+    size = group_size if scale == "group" else len(rewards)
+    spreads = [std(rewards[start : start + size]) for start in range(0, len(rewards), size)]
+    return [EPSILON + (0.0 if math.isnan(spread) else spread) for spread in spreads for _ in range(size)]
 
 
 def _sampling(temperature: float) -> dict[str, Any]:

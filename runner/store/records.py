@@ -1,7 +1,6 @@
-"""The records that let a run folder restore its rows: `run.json`, `state.json` and each attempt's `exit.json`.
+"""The records that, with the journals, let a run folder restore its rows: `run.json` and `state.json`.
 
-`run.json` and `state.json` are written by `Store` inside the transaction that they describe, so a row never lacks its
-file; `exit.json` is the supervisor's. Journals hold the rest.
+`Store` writes them inside the transaction that they describe, so a row never lacks its file.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from runner.journal.states import Reason, State
+from runner.store.errors import StoreUnavailable
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
@@ -71,43 +71,17 @@ class StateRecord(msgspec.Struct, frozen=True, kw_only=True):
     transitions: list[TransitionRecord]
 
 
-class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """`attempts/<n>/exit.json`: how an attempt ended, by its supervisor. Further fields are ignored."""
-
-    outcome: Reason
-    exit_code: int | None = None
-    detail: str = ""
-    ended_at: float | None = None
-
-
-def run_file(folder: Path) -> Path:
-    return folder / "run.json"
-
-
-def state_file(folder: Path) -> Path:
-    return folder / "state.json"
-
-
-def exit_file(folder: Path, n: int) -> Path:
-    return folder / "attempts" / str(n) / "exit.json"
-
-
-def journal_name(n: int) -> str:
-    """Path of attempt n's journal, relative to the run folder."""
-    return f"journal/{n:04d}.jsonl"
-
-
-def journals(folder: Path) -> list[int]:
-    """Attempts that have a journal on the disk, in order."""
-    return sorted(int(path.stem) for path in (folder / "journal").glob("*.jsonl") if path.stem.isdigit())
-
-
 def write(path: Path, record: msgspec.Struct) -> None:
-    """Replaces the file whole, or leaves it as it was. Makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replaces the file whole, or leaves it as it was. Makes its folder. Raises StoreUnavailable."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(msgspec.json.encode(record))
-    part.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(msgspec.json.encode(record))
+        part.replace(path)
+    except OSError as error:
+        raise StoreUnavailable(f"{path}: nothing was written: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read(path: Path, kind: type[Record]) -> Record | None:

@@ -1,0 +1,166 @@
+"""`runner export`: a run's model, completions and metrics as files. Nothing that exists is overwritten."""
+
+from __future__ import annotations
+
+import csv
+import json as jsonlib
+import shutil
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from runner.api import RunHandle
+from runner.cli.completions import Wanted, plain, rows
+from runner.cli.options import HomeOption, JsonOption, RunArgument
+from runner.cli.out import note, say, say_json
+from runner.cli.text import clean_line, plural, size
+from runner.journal.events import Split
+from runner.store import queries
+from runner.store.errors import StoreError
+
+NOT_MODEL = ("optimizer*", "scheduler*", "rng_state*", "run_state.json", "manifest.json", "trainer_state.json",
+             "training_args.bin", "buffer*", "*.pt")  # fmt: skip
+"""Files of a checkpoint that serve only to go on training."""
+BATCH = 2000
+"""Rows written at once."""
+
+
+def export(
+    run: RunArgument,
+    completions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Every completion with its scores: .jsonl or .parquet.")
+    ] = None,
+    metrics: Annotated[Path | None, typer.Option(metavar="FILE", help="Every metric: .csv or .jsonl.")] = None,
+    model: Annotated[Path | None, typer.Option(metavar="DIR", help="Adapter or model, without the optimizer.")] = None,
+    step: Annotated[int | None, typer.Option(help="The checkpoint to take the model from. Default: the last.")] = None,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Writes a run's model, completions and metrics as files: all three into RUN/ unless some are named."""
+    from runner import api
+
+    handle = api.open_run(run, home=home)
+    run_id = handle.row.id
+    if completions is metrics is model is None:
+        folder = Path(run_id)
+        completions, metrics = folder / "completions.parquet", folder / "metrics.csv"
+        model = folder / "model" if step is not None or _kept(handle) else None
+        if model is None:
+            note("no checkpoint, so no model")
+    for path, endings in ((completions, (".jsonl", ".parquet")), (metrics, (".csv", ".jsonl")), (model, ())):
+        _refuse(path, endings)
+    written: dict[str, Any] = {}
+    if completions is not None:
+        written["completions"] = (completions, plural(_write_completions(handle, completions), "completion"))
+    if metrics is not None:
+        written["metrics"] = (metrics, plural(_write_metrics(handle, metrics), "value"))
+    if model is not None:
+        written["model"] = (model, _write_model(handle, model, step))
+    if json:
+        say_json({"run": run_id, **{what: str(path) for what, (path, _) in written.items()}})
+        return
+    for what, (path, how) in written.items():
+        say((what, "bold"), f"  {clean_line(str(path))}  {how}")
+
+
+def _refuse(path: Path | None, endings: tuple[str, ...]) -> None:
+    """Raises BadParameter, before anything is written, for a name that can't be or is there already."""
+    if path is None:
+        return
+    if endings and path.suffix not in endings:
+        raise typer.BadParameter(f"{path} should end in {' or '.join(endings)}")
+    if path.exists():
+        raise typer.BadParameter(f"{path} is there already; remove it or choose another name")
+
+
+def _flat_rows(handle: RunHandle) -> Iterator[dict[str, Any]]:
+    splits: tuple[Split, ...] = ("train", "eval")
+    with handle.reading() as store:
+        for split in splits:
+            wanted = Wanted(
+                run=handle.id, step=None, split=split, example=None, prompt=None, failed=False, order="step"
+            )
+            yield from (plain(row) for row in rows(store, wanted))
+
+
+def _write_completions(handle: RunHandle, path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".jsonl":
+        return _write_lines(path, _flat_rows(handle))
+    return _write_parquet(path, _flat_rows(handle))
+
+
+def _write_lines(path: Path, items: Iterator[dict[str, Any]]) -> int:
+    n = 0
+    with path.open("x") as file:
+        for n, item in enumerate(items, 1):
+            file.write(jsonlib.dumps(item, ensure_ascii=False) + "\n")
+    return n
+
+
+def _write_parquet(path: Path, items: Iterator[dict[str, Any]]) -> int:
+    """Columns as in JSON lines; `errors` and `reasons` as JSON text, for their names differ from row to row."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    n = 0
+    writer: Any = None
+    while batch := list(islice(items, BATCH)):
+        n += len(batch)
+        made: Any = pa.Table.from_pylist([_text_columns(item) for item in batch], schema=_schema(pa, batch[0]))
+        writer = writer or parquet.ParquetWriter(path, made.schema)
+        writer.write_table(made)
+    if writer is None:
+        note("no completions, so an empty file")
+        path.touch()
+    else:
+        writer.close()
+    return n
+
+
+def _text_columns(item: dict[str, Any]) -> dict[str, Any]:
+    return {name: jsonlib.dumps(value) if isinstance(value, dict) else value for name, value in item.items()}
+
+
+def _schema(pa: Any, item: dict[str, Any]) -> Any:
+    """Types by name, not by the first rows' values: a column may begin with nothing but nulls."""
+    whole = ("id", "step", "group_id", "idx", "example_id", "n_tokens")
+    figures = {name for name in item if name in ("reward", "advantage") or name.startswith("rewards/")}
+    kinds = {**dict.fromkeys(whole, pa.int64()), **dict.fromkeys(figures, pa.float64())}
+    return pa.schema([(name, kinds.get(name, pa.string())) for name in item])
+
+
+def _write_metrics(handle: RunHandle, path: Path) -> int:
+    with handle.reading() as store:
+        series = queries.metrics(store, handle.id)
+    values = [(name, step, value) for name, points in series.items() for step, value in points]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".jsonl":
+        return _write_lines(path, ({"metric": name, "step": step, "value": value} for name, step, value in values))
+    with path.open("x", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("metric", "step", "value"))
+        writer.writerows(values)
+    return len(values)
+
+
+def _kept(handle: RunHandle) -> list[int]:
+    with handle.reading() as store:
+        return [item.step for item in queries.checkpoints(store, handle.id) if item.kept]
+
+
+def _write_model(handle: RunHandle, target: Path, step: int | None) -> str:
+    """Copies the checkpoint's files but the optimizer's. Raises StoreError where there is no such checkpoint."""
+    kept = _kept(handle)
+    chosen = step if step is not None else kept[-1] if kept else None
+    if chosen not in kept:
+        there = ", ".join(map(str, kept)) or "none"
+        raise StoreError(f"{handle.id} has no checkpoint{'' if step is None else f' of step {step}'}; kept: {there}")
+    with handle.reading() as store:
+        found = next(item for item in queries.checkpoints(store, handle.id) if item.step == chosen)
+    shutil.copytree(handle.folder / found.path, target, ignore=shutil.ignore_patterns(*NOT_MODEL))
+    total = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    return f"of step {chosen}, {size(total)}"

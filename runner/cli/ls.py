@@ -1,0 +1,87 @@
+"""`runner ls`: the runs there are."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Annotated, Any
+
+import typer
+
+from runner.cli.options import HomeOption, JsonOption
+from runner.cli.out import Part, note, say, say_json
+from runner.cli.text import ago, clean_line, cut, duration, number, table
+from runner.cli.words import STYLES, WORDS
+from runner.journal.states import Reason, State
+from runner.store.rows import RunRow
+
+DETAIL_WIDTH = 48
+SELF_EXPLAINING = (Reason.FINISHED, Reason.CANCELLED, Reason.SUPERSEDED)
+
+
+def ls(
+    job: Annotated[str | None, typer.Option(help="Only runs of this job.")] = None,
+    state: Annotated[State | None, typer.Option(help="Only runs in this state.")] = None,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Lists the runs, latest first."""
+    from runner import api
+
+    rows = api.runs(job=job, state=state, home=home)
+    rewards = _rewards(rows, home)
+    if json:
+        say_json({"runs": [plain(row) | {"reward": rewards[row.id]} for row in rows]})
+    elif rows:
+        _show(rows, rewards)
+    else:
+        note("no runs" + (" like that" if job or state else " yet; `runner emulate JOB` makes one"))
+
+
+def plain(row: RunRow) -> dict[str, Any]:
+    """A run as a JSON object, without its spec."""
+    import msgspec
+
+    return {name: value for name, value in msgspec.to_builtins(replace(row, spec="")).items() if name != "spec"}
+
+
+def _rewards(rows: list[RunRow], home: Any) -> dict[str, float | None]:
+    from runner.cli.jobs import home_of
+    from runner.store import queries
+
+    with home_of(home).open() as store:
+        return {row.id: queries.last_metrics(store, row.id).get("reward") for row in rows}
+
+
+def _show(rows: list[RunRow], rewards: dict[str, float | None]) -> None:
+    head = ("RUN", "STATE", "STEP", "REWARD", "STARTED", "TOOK", "", "WHY")
+    lines = table([head, *(_cells(row, rewards[row.id]) for row in rows)], right=(2, 3, 5))
+    say((lines[0], "bold"))
+    for row, line in zip(rows, lines[1:], strict=True):
+        name, rest = line[: len(clean_line(row.id))], line[len(clean_line(row.id)) :]
+        state = str(row.state)
+        before, _, after = rest.partition(state)
+        parts: list[Part] = [(name, "bold"), before, (state, STYLES.get(row.state, "")), after]
+        say(*parts)
+
+
+def _cells(row: RunRow, reward: float | None) -> tuple[str, ...]:
+    now = time.time()
+    began = row.started_at or row.created_at
+    took = duration((row.ended_at or now) - row.started_at) if row.started_at and row.state is not State.HELD else "–"
+    return (
+        clean_line(row.id),
+        str(row.state),
+        f"{row.last_step}/{row.total_steps}",
+        number(reward),
+        ago(now - began),
+        took,
+        "EMULATED" if row.emulated else "",
+        _why(row),
+    )
+
+
+def _why(row: RunRow) -> str:
+    if row.reason is None or row.reason in SELF_EXPLAINING:
+        return ""
+    return cut(clean_line(row.detail or WORDS[row.reason]), DETAIL_WIDTH)

@@ -1,0 +1,134 @@
+"""`runner show`: everything of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from runner.cli import report
+from runner.cli.ls import plain as plain_run
+from runner.cli.options import HomeOption, JsonOption, RunArgument
+from runner.cli.out import Part, say, say_json
+from runner.cli.text import ago, clean_line, duration, size, table
+from runner.queue.home import Home
+from runner.spec.model import JobSpec, dump
+from runner.spec.resolve import differences
+from runner.store import queries
+from runner.store.rows import AttemptRow, CheckpointRow, RewardVersionRow, RunRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whole:
+    facts: report.Facts
+    attempts: list[AttemptRow]
+    checkpoints: list[CheckpointRow]
+    versions: list[RewardVersionRow]
+
+    @property
+    def run(self) -> RunRow:
+        return self.facts.run
+
+
+def show(run: RunArgument, home: HomeOption = None, json: JsonOption = False) -> None:
+    """Shows everything of one run: its end, what was learnt, its settings, attempts, checkpoints and versions."""
+    from runner import api
+
+    handle = api.open_run(run, home=home)
+    row = handle.row
+    with handle.reading() as store:
+        whole = Whole(
+            facts=report.read(store, row),
+            attempts=store.attempts(row.id),
+            checkpoints=queries.checkpoints(store, row.id),
+            versions=queries.reward_versions(store, row.id),
+        )
+    if json:
+        say_json(_plain(whole))
+        return
+    for line in _record(whole, handle.home):
+        say(*line)
+    say()
+    report.show(whole.facts, handle.home)
+
+
+def _record(whole: Whole, home: Home) -> Iterator[list[Part]]:
+    run = whole.run
+    parent = f", goes on from {run.parent}" if run.parent else ""
+    yield [("run", "bold"), f"  {run.id}{parent}: job {run.job}, revision {run.revision[:12]}, on {run.backend}"]
+    yield [f"  folder {report.shown_path(home.run(run.id).path)}"]
+    for title, lines in (
+        ("settings that differ from the defaults", settings(run.spec)),
+        ("what the emulator does differently", _differences(whole)),
+        ("attempts", _attempts(whole)),
+        ("checkpoints", _checkpoints(whole)),
+        ("reward versions", _versions(whole)),
+    ):
+        if lines:
+            yield []
+            yield [(title, "bold")]
+            yield from ([f"  {line}"] for line in lines)
+
+
+def settings(spec: str) -> list[str]:
+    """Fields of a resolved job that are not at their default, as `grpo.steps: 60`. Rewards are told elsewhere."""
+    job = JobSpec.model_validate_json(spec)
+    least = {name: value for name, value in dump(job).items() if name in ("name", "model", "dataset", "rewards")}
+    plainest = JobSpec.model_validate({**least, "dataset": {"path": job.dataset.path}})
+    found = differences(plainest, job)
+    rows = [("model", job.model), ("dataset.path", job.dataset.path)]
+    rows += [(path, str(new)) for path, (_, new) in found.items() if not path.startswith("rewards.")]
+    return table([(name, clean_line(value)) for name, value in rows])
+
+
+def _differences(whole: Whole) -> list[str]:
+    return [
+        clean_line(f"{item['field']}: {item['asked']} asked for, {item['kind']}: {item['detail']}")
+        for item in whole.facts.differences
+    ]
+
+
+def _attempts(whole: Whole) -> list[str]:
+    rows: list[tuple[str, ...]] = []
+    for attempt in whole.attempts:
+        start = "from the model" if attempt.resumed_step is None else f"from step {attempt.resumed_step}"
+        took = ""
+        if attempt.started_at and attempt.ended_at:
+            took = duration(max(attempt.ended_at - attempt.started_at, 0))
+        rows.append((str(attempt.n), start, attempt.outcome or "running", took, clean_line(attempt.host or "")))
+    return table(rows, right=(0,))
+
+
+def _checkpoints(whole: Whole) -> list[str]:
+    kept = [item for item in whole.checkpoints if item.kept]
+    return table([(f"step {item.step}", size(item.bytes), item.path) for item in kept], right=(1,))
+
+
+def _versions(whole: Whole) -> list[str]:
+    rows = [
+        (
+            str(item.version),
+            item.sha256[:12],
+            str(item.state),
+            "" if item.first_step is None else f"from step {item.first_step}",
+            clean_line(item.error or ""),
+        )
+        for item in whole.versions
+    ]
+    return table(rows, right=(0,))
+
+
+def _plain(whole: Whole) -> dict[str, Any]:
+    import json
+
+    import msgspec
+
+    rows: dict[str, Any] = {
+        "attempts": msgspec.to_builtins(whole.attempts),
+        "checkpoints": msgspec.to_builtins(whole.checkpoints),
+        "reward_versions": msgspec.to_builtins(whole.versions),
+    }
+    series = {name: {"first": s[0][1], "last": s[-1][1]} for name, s in whole.facts.metrics.items() if s}
+    return {**plain_run(whole.run), **report.plain(whole.facts), "spec": json.loads(whole.run.spec), **rows} | {
+        "metrics": series
+    }
