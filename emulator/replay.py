@@ -18,6 +18,8 @@ from runner.grpo.types import Completion, Example
 from runner.spec.errors import Finding, JobError
 
 DEFAULT_LEARNING_RATE = 1.0
+SMALLEST = 1e-12
+"""Probabilities are kept above this, so that every logarithm is finite."""
 BYTES_PER_TOKEN = 4
 """Recorded text has no tokens; its length is reported as bytes / 4."""
 
@@ -27,9 +29,9 @@ class Drawn:
     """Completions with what drew them."""
 
     completions: list[list[Completion]]
-    examples: Sequence[Example]
+    prompts: list[str]
     picks: list[list[int]]
-    """Index of each completion among its example's candidates. [group][generation]"""
+    """Index of each completion among its prompt's texts. [group][generation]"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +41,22 @@ class ReplaySettings:
     temperature: float
 
 
+@dataclass(slots=True)
+class Choice:
+    """What the policy knows of one prompt."""
+
+    texts: list[str]
+    theta: list[float]
+    """A logit for each text; all 0 at the start."""
+
+
 class ReplayPolicy:
-    """p(c | example) = softmax(θ[example] / temperature)[c], θ = 0 at the start (also the reference)."""
+    """p(text | prompt) = softmax(θ[prompt] / temperature)[text], θ = 0 at the start (also the reference)."""
 
     def __init__(self, file: Path, settings: ReplaySettings) -> None:
-        self._candidates = Candidates(file)
+        self._recorded = Recorded(file)
         self._settings = settings
-        self._theta: dict[int, list[float]] = {}
+        self._choices: dict[str, Choice] = {}
 
     def prompt(self, example: Example) -> str:
         if isinstance(example.prompt, str):
@@ -53,97 +64,106 @@ class ReplayPolicy:
         return "\n".join(message["content"] for message in example.prompt)
 
     def sample(self, examples: Sequence[Example], sampling: Sampling, seeds: Sequence[Sequence[int]]) -> Drawn:
+        choices = [self._choice(example) for example in examples]
         picks = [
-            [self._pick(example, sampling.temperature, seed) for seed in group]
-            for example, group in zip(examples, seeds, strict=True)
+            [_pick(choice, sampling.temperature, seed) for seed in group]
+            for choice, group in zip(choices, seeds, strict=True)
         ]
         completions = [
-            [_completion(self._candidates.of(example, self.prompt(example))[pick]) for pick in group]
-            for example, group in zip(examples, picks, strict=True)
+            [_completion(choice.texts[pick]) for pick in group] for choice, group in zip(choices, picks, strict=True)
         ]
-        return Drawn(completions=completions, examples=examples, picks=picks)
+        return Drawn(completions=completions, prompts=[self.prompt(example) for example in examples], picks=picks)
 
     def update(self, sampled: Sampled, advantages: Sequence[float], step: int) -> Mapping[str, float]:
         """One gradient step on L = mean over completions of −A·log p + β·k3, k3 = e^(q−l) − (q−l) − 1 (Schulman),
         l = log p and q = log p_ref of the completion drawn; dL/dl = −A + β·(1 − e^(q−l))."""
         assert isinstance(sampled, Drawn), "a policy is updated on what it drew itself"
-        n = len(advantages)
-        position, loss, kl, entropy = 0, 0.0, 0.0, 0.0
-        gradient: dict[int, list[float]] = {}
-        for example, group in zip(sampled.examples, sampled.picks, strict=True):
-            p = self._probabilities(example, self._settings.temperature)
-            slope = gradient.setdefault(example.id, [0.0] * len(p))
-            entropy -= sum(q * math.log(q) for q in p if q > 0) * len(group) / n
-            for pick in group:
-                log_p, log_ref = math.log(p[pick]), -math.log(len(p))
-                divergence = math.exp(log_ref - log_p) - (log_ref - log_p) - 1
-                push = -advantages[position] + self._settings.beta * (1 - math.exp(log_ref - log_p))
-                loss += (-advantages[position] + self._settings.beta * divergence) / n
+        settings, n = self._settings, len(advantages)
+        remaining = iter(advantages)
+        loss, kl, entropy = 0.0, 0.0, 0.0
+        slopes: dict[str, list[float]] = {}
+        for prompt, group in zip(sampled.prompts, sampled.picks, strict=True):
+            p = _probabilities(self._choices[prompt], settings.temperature)
+            slope = slopes.setdefault(prompt, [0.0] * len(p))
+            entropy -= sum(q * math.log(q) for q in p) * len(group) / n
+            for pick, advantage in zip(group, remaining, strict=False):
+                gap = -math.log(len(p)) - math.log(p[pick])
+                divergence = math.exp(gap) - gap - 1
+                push = -advantage + settings.beta * (1 - math.exp(gap))
+                loss += (-advantage + settings.beta * divergence) / n
                 kl += divergence / n
                 for j, q in enumerate(p):
                     slope[j] += push * ((j == pick) - q) / len(group)
-                position += 1
-        self._descend(gradient)
-        norm = math.sqrt(math.fsum(x * x for slope in gradient.values() for x in slope))
-        rate = self._settings.learning_rate
-        return {"loss": loss, "kl": kl, "entropy": entropy, "grad_norm": norm, "learning_rate": rate}
+        norm = math.sqrt(math.fsum(x * x for slope in slopes.values() for x in slope))
+        self._descend(slopes)
+        return {
+            "loss": loss,
+            "kl": kl,
+            "entropy": entropy,
+            "grad_norm": norm,
+            "learning_rate": settings.learning_rate,
+        }
 
     def save(self, folder: Path) -> None:
-        theta = {str(example): values for example, values in sorted(self._theta.items())}
-        (folder / "policy.json").write_text(json.dumps({"theta": theta}))
+        stored = {prompt: {"texts": c.texts, "theta": c.theta} for prompt, c in sorted(self._choices.items())}
+        (folder / "policy.json").write_text(json.dumps(stored))
 
     def load(self, folder: Path) -> None:
-        stored: Mapping[str, list[float]] = json.loads((folder / "policy.json").read_text())["theta"]
-        self._theta = {int(example): values for example, values in stored.items()}
+        stored: Mapping[str, Any] = json.loads((folder / "policy.json").read_text())
+        self._choices = {prompt: Choice(**choice) for prompt, choice in stored.items()}
 
-    def _descend(self, gradient: Mapping[int, list[float]]) -> None:
-        for example, slope in gradient.items():
-            theta = self._theta.setdefault(example, [0.0] * len(slope))
+    def _choice(self, example: Example) -> Choice:
+        prompt = self.prompt(example)
+        if prompt not in self._choices:
+            texts = self._recorded.of(example, prompt)
+            self._choices[prompt] = Choice(texts, [0.0] * len(texts))
+        return self._choices[prompt]
+
+    def _descend(self, slopes: Mapping[str, list[float]]) -> None:
+        for prompt, slope in slopes.items():
+            theta = self._choices[prompt].theta
             for j, value in enumerate(slope):
                 theta[j] -= self._settings.learning_rate * value
 
-    def _probabilities(self, example: Example, temperature: float) -> list[float]:
-        count = len(self._candidates.of(example, self.prompt(example)))
-        logits = [value / (temperature or 1.0) for value in self._theta.get(example.id, [0.0] * count)]
-        top = max(logits)
-        weights = [math.exp(value - top) for value in logits]
-        total = math.fsum(weights)
-        return [max(weight / total, 1e-12) for weight in weights]
 
-    def _pick(self, example: Example, temperature: float, seed: int) -> int:
-        p = self._probabilities(example, temperature)
-        if temperature == 0:
-            return max(range(len(p)), key=p.__getitem__)
-        return random.Random(seed).choices(range(len(p)), weights=p)[0]
+def _probabilities(choice: Choice, temperature: float) -> list[float]:
+    logits = [value / (temperature or 1.0) for value in choice.theta]
+    top = max(logits)
+    weights = [math.exp(value - top) for value in logits]
+    total = math.fsum(weights)
+    return [max(weight / total, SMALLEST) for weight in weights]
 
 
-class Candidates:
+def _pick(choice: Choice, temperature: float, seed: int) -> int:
+    p = _probabilities(choice, temperature)
+    if temperature == 0:
+        return max(range(len(p)), key=p.__getitem__)
+    return random.Random(seed).choices(range(len(p)), weights=p)[0]
+
+
+class Recorded:
     """The recorded completions: rows of JSON lines with `completions` and either the `prompt` or columns to match."""
 
     def __init__(self, file: Path) -> None:
         self._by_prompt: dict[str, list[str]] = {}
-        self._rows: list[tuple[dict[str, Any], list[str]]] = []
+        self._by_columns: list[tuple[dict[str, Any], list[str]]] = []
         for number, line in enumerate(file.read_text().splitlines(), 1):
             if line.strip():
                 self._add(_parse(file, number, line))
-        self._found: dict[int, list[str]] = {}
 
     def _add(self, row: dict[str, Any]) -> None:
         completions = row.pop("completions")
         if isinstance(row.get("prompt"), str):
             self._by_prompt[row["prompt"]] = completions
         else:
-            self._rows.append((row, completions))
+            self._by_columns.append((row, completions))
 
     def of(self, example: Example, prompt: str) -> list[str]:
-        """The example's candidates. Raises JobError when none are recorded for it."""
-        if example.id not in self._found:
-            self._found[example.id] = self._by_prompt.get(prompt) or self._match(example)
-        return self._found[example.id]
-
-    def _match(self, example: Example) -> list[str]:
-        for columns, completions in self._rows:
-            if all(example.columns.get(name) == value for name, value in columns.items()):
+        """What was recorded for the example. Raises JobError when that is nothing."""
+        if prompt in self._by_prompt:
+            return self._by_prompt[prompt]
+        for columns, completions in self._by_columns:
+            if all(name in example.columns and example.columns[name] == value for name, value in columns.items()):
                 return completions
         raise JobError(
             [

@@ -7,27 +7,59 @@ machine).
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from runner.journal.events import Split
 from runner.journal.folder import read_json
-from runner.journal.states import State
+from runner.journal.states import Reason, State
 from runner.queue import local
 from runner.queue.home import Home, find_home
-from runner.queue.jobs import BackendName, JobLike, find_job, load_job, validate
+from runner.queue.jobs import BackendName, JobLike, validate
 from runner.queue.submit import Device
 from runner.queue.submit import submit as _submit
 from runner.store import queries
 from runner.store.errors import StoreError
-from runner.store.rows import CompletionRow, EventRow, RunRow
+from runner.store.rows import CompletionRow, EventRow, RewardLogRow, RunRow
 from runner.store.store import Store
+
+ALL = -1
+"""Where SQLite is asked for every row."""
 
 
 class EnvironmentUnfit(Exception):
     """This machine can't do what was asked; the message says what would help."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What a run has come to: a finished step, or an evaluation of what the steps so far have taught."""
+
+    step: int
+    total: int
+    metrics: Mapping[str, float]
+    """Of the step, by TRL's names; empty for an evaluation."""
+    evaluation: Mapping[str, float] | None
+    """On held-out prompts, as `eval/reward`; None for a training step."""
+    alerts: tuple[str, ...]
+    """What a person should see, since the last progress."""
+
+    def __str__(self) -> str:
+        figures = self.metrics or self.evaluation or {}
+        shown = {name: value for name, value in figures.items() if name.removeprefix("eval/") == "reward"}
+        shown |= {name.removesuffix("/mean"): value for name, value in figures.items() if _is_of_a_reward(name)}
+        text = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
+        return "  ".join([f"step {self.step}/{self.total}", text, *(f"! {alert}" for alert in self.alerts)]).rstrip()
+
+
+def _is_of_a_reward(metric: str) -> bool:
+    return metric.removeprefix("eval/").startswith("rewards/") and metric.endswith("/mean")
 
 
 class RunHandle:
@@ -59,22 +91,52 @@ class RunHandle:
         """What the run left: journal, checkpoints, reward versions, the job as submitted."""
         return self.home.run(self.id).path
 
-    def follow(self, after: int = 0) -> Iterator[EventRow | None]:
+    @property
+    def state(self) -> State:
+        """Where the run stands now."""
+        return self.row.state
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why it stands there; None while it runs."""
+        return self.row.reason
+
+    @property
+    def detail(self) -> str:
+        """The reason in one line for people: what it waits for, or how it ended."""
+        return self.row.detail
+
+    def follow(self) -> Iterator[Progress]:
+        """Every step and evaluation in their order, from the first one on and then as they come. Ends when the run has
+        ended; leaving the loop leaves the run alone."""
+        total = self.row.total_steps
+        alerts: list[str] = []
+        for event in self.events():
+            if event is None or event.void or event.data is None:
+                continue
+            if event.type == "alert":
+                alerts.append(event.data["message"])
+            elif event.type == "metrics_reported":
+                yield _progress(event.data["step"], total, event.data["metrics"], alerts)
+                alerts.clear()
+        if alerts:
+            yield _progress(self.row.last_step, total, {}, alerts)
+
+    def events(self, after: int = 0) -> Iterator[EventRow | None]:
         """Events as they come, from the event id `after` on; None while nothing is new. Ends when the run has."""
         with self.home.open() as store:
             yield from local.follow(self.home, store, self.id, after)
+        self._let_go()
 
-    def wait(self) -> RunRow:
+    def wait(self) -> RunHandle:
         """Blocks until the run has ended. Ctrl-C stops it with a checkpoint; a second one ends it at once."""
-        following = self.follow()
         while True:
             try:
-                for _ in following:
+                for _ in self.events():
                     pass
-                return self.row
+                return self
             except KeyboardInterrupt:
                 self.stop()
-                following = self.follow()
 
     def stop(self) -> None:
         """Asks for a checkpoint and an end as `held(stopped)`; a second call ends it at once."""
@@ -91,22 +153,55 @@ class RunHandle:
         with self.home.open() as store:
             local.cancel(self.home, store, self.id)
 
+    def resume(self, *, wait: bool = True, detach: bool = False) -> RunHandle:
+        """Goes on with the held run from its last checkpoint, or starts it if it is queued. Raises StoreError."""
+        with self.reading() as store:
+            if store.run(self.id).state is not State.QUEUED:
+                local.resume(self.home, store, self.id)
+        return _start(self, wait, detach)
+
     def metrics(self, name: str) -> list[tuple[int, float]]:
         """A metric's (step, value) pairs, as `rewards/format/mean`."""
         with self.reading() as store:
             series = queries.metrics(store, self.id, [name])
         return [(step, value) for step, value in series.get(name, []) if value is not None]
 
-    def completions(self, **filters: Any) -> list[CompletionRow]:
-        """Rollouts with prompt, scores, reward and advantage. Filters as `runner completions`: step, split, limit…"""
+    def completions(
+        self,
+        *,
+        step: int | None = None,
+        split: Split | None = None,
+        example_id: int | None = None,
+        prompt: str | None = None,
+        failed: bool = False,
+        order: queries.Order = "step",
+        limit: int | None = None,
+    ) -> list[CompletionRow]:
+        """Rollouts with prompt, scores, reward and advantage. `prompt`: a text that the prompt contains; `failed`: only
+        those that a reward failed on; `order`: by step, or the `best` or the `worst` first."""
         with self.reading() as store:
-            return queries.completions(store, self.id, **filters)
+            return queries.completions(
+                store,
+                self.id,
+                step=step,
+                split=split,
+                example_id=example_id,
+                prompt=prompt,
+                failed=failed,
+                order=order,
+                limit=ALL if limit is None else limit,
+            )
+
+    def errors(self, limit: int = 200) -> list[RewardLogRow]:
+        """The first reward calls that failed: which function, at which step, the error with its lines."""
+        with self.reading() as store:
+            return list(islice(_failed_calls(store, self.id), limit))
 
     def to_pandas(self) -> Any:
         """Every rollout as a pandas DataFrame, a column for each reward. Raises ImportError without pandas."""
-        import pandas
+        import pandas  # pyright: ignore[reportMissingTypeStubs]
 
-        rows = [flat(row) for row in self.completions(limit=None)]
+        rows = [flat(row) for row in self.completions()]
         return pandas.DataFrame(rows)
 
     def start(self, *, attached: bool = True) -> str:
@@ -117,6 +212,31 @@ class RunHandle:
             return started
         self._started = started
         return ""
+
+    def _let_go(self) -> None:
+        """Drops what held the ended run to this process."""
+        started, self._started = self._started, None
+        if started is not None and started.pipe is not None:
+            started.supervisor.wait()
+            os.close(started.pipe)
+
+
+def _progress(step: int, total: int, metrics: Mapping[str, float], alerts: Sequence[str]) -> Progress:
+    evaluated = any(name.startswith("eval/") for name in metrics)
+    return Progress(
+        step=step,
+        total=total,
+        metrics={} if evaluated else metrics,
+        evaluation=metrics if evaluated else None,
+        alerts=tuple(alerts),
+    )
+
+
+def _failed_calls(store: Store, run_id: str) -> Iterator[RewardLogRow]:
+    after = (0, "")
+    while page := queries.reward_logs(store, run_id, after=after):
+        yield from (row for row in page if row.error is not None)
+        after = (page[-1].rollout_id, page[-1].name)
 
 
 def flat(row: CompletionRow) -> dict[str, Any]:
@@ -137,11 +257,11 @@ def submit(
     backend: BackendName = "trl",
     device: Device = "gpu",
     overrides: Sequence[str] = (),
-    home: Path | None = None,
+    home: str | Path | None = None,
 ) -> RunHandle:
     """Checks a job and puts it in the queue, where `runner watch` or `resume` finds it. Raises JobError."""
     checked = validate(job, overrides, backend)
-    where = Home(home.resolve()) if home else find_home(checked.loaded.folder)
+    where = Home(Path(home).resolve()) if home else find_home(checked.loaded.folder)
     with where.open() as store:
         return RunHandle(where, _submit(store, checked, device))
 
@@ -151,7 +271,7 @@ def run(
     *,
     device: Device = "gpu",
     overrides: Sequence[str] = (),
-    home: Path | None = None,
+    home: str | Path | None = None,
     wait: bool = True,
     detach: bool = False,
 ) -> RunHandle:
@@ -164,7 +284,7 @@ def emulate(
     job: JobLike,
     *,
     overrides: Sequence[str] = (),
-    home: Path | None = None,
+    home: str | Path | None = None,
     wait: bool = True,
     detach: bool = False,
 ) -> RunHandle:
@@ -191,14 +311,9 @@ def _start(handle: RunHandle, wait: bool, detach: bool) -> RunHandle:
     return handle
 
 
-def resume(run: str, *, home: Path | None = None, wait: bool = True, detach: bool = False) -> RunHandle:
+def resume(run: str, *, home: str | Path | None = None, wait: bool = True, detach: bool = False) -> RunHandle:
     """Goes on with a held run from its last checkpoint, or starts one that is queued. Raises StoreError."""
-    handle = open_run(run, home=home)
-    with handle.home.open() as store:
-        local.conclude(handle.home, store, handle.id)
-        if store.run(handle.id).state != "queued":
-            local.resume(handle.home, store, handle.id)
-    return _start(handle, wait, detach)
+    return open_run(run, home=home).resume(wait=wait, detach=detach)
 
 
 def rerun(
@@ -206,7 +321,7 @@ def rerun(
     *,
     at: int | None = None,
     overrides: Sequence[str] = (),
-    home: Path | None = None,
+    home: str | Path | None = None,
     wait: bool = True,
     detach: bool = False,
 ) -> RunHandle:
@@ -234,22 +349,22 @@ def _checkpoint(run: RunHandle, step: int) -> Path:
     return folders[step]
 
 
-def open_run(run: str, *, home: Path | None = None) -> RunHandle:
+def open_run(run: str, *, home: str | Path | None = None) -> RunHandle:
     """The run of that id, unambiguous start of an id, or job name (its latest run). Raises StoreError."""
-    where = Home(home.resolve()) if home else find_home()
+    where = Home(Path(home).resolve()) if home else find_home()
     with where.open() as store:
         return RunHandle(where, queries.find_run(store, run).id)
 
 
-def runs(*, job: str | None = None, state: str | None = None, home: Path | None = None) -> list[RunRow]:
+def runs(*, job: str | None = None, state: str | None = None, home: str | Path | None = None) -> list[RunRow]:
     """Runs, latest first, each with what its processes have recorded taken in."""
-    where = Home(home.resolve()) if home else find_home()
+    where = Home(Path(home).resolve()) if home else find_home()
     with where.open() as store:
         for row in queries.runs(store, states=[State.STARTING, State.RUNNING]):
             local.conclude(where, store, row.id)
         return queries.runs(store, job=job, states=[State(state)] if state else [])
 
 
-def cancel(run: str, *, home: Path | None = None) -> None:
+def cancel(run: str, *, home: str | Path | None = None) -> None:
     """Ends a run for good. Raises StoreError when it has ended already."""
     open_run(run, home=home).cancel()

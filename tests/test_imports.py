@@ -19,6 +19,7 @@ ALLOWED = {
     "emulator": {"emulator", "grpo", "data", "rewards", "spec", "journal"},
     "store": {"store", "journal"},
     "queue": {"queue", "store", "data", "rewards", "spec", "journal"},
+    "draft": {"draft", "queue", "rewards", "spec", "journal"},
     "api": {"api", "queue", "store", "data", "rewards", "spec", "journal", "backends", "grpo"},
     "watch": {"watch", "api", "queue", "store", "spec", "journal"},
     "monitor": {"monitor", "api", "store", "spec", "journal"},

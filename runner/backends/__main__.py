@@ -48,6 +48,14 @@ def main() -> int:
     return exit_code(reason)
 
 
+def _refuse_unfit(findings: list[Finding]) -> None:
+    """Raises Unfit for what is about this machine, JobError for what is about the job."""
+    if any(finding.code == "environment" for finding in findings):
+        raise Unfit("\n".join(f"{finding.message} {finding.hint}".strip() for finding in findings))
+    if findings:
+        raise JobError(findings)
+
+
 def _refuse_changed(sha256: str, inputs: Inputs) -> None:
     if sha256 != inputs.data_sha256:
         raise JobError(
@@ -86,8 +94,7 @@ def _train(folder: RunFolder, attempt: int, journal: Journal, stop: list[int], l
         backend = load_backend(inputs.backend)
         _announce(run, host, inputs, [*inputs.differences, *backend.differences(inputs.job)], attempt, journal)
         findings = backend.check(inputs.job)
-        if findings:
-            raise Unfit("\n".join(f"{finding.message} {finding.hint}".strip() for finding in findings))
+        _refuse_unfit(findings)
         try:
             backend.train(inputs.job, run)
         finally:

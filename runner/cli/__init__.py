@@ -7,4 +7,4 @@ def main() -> None:
     """Entry point of `runner`."""
     from runner.cli.app import build
 
-    build()()
+    build()(prog_name="runner")

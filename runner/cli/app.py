@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -13,27 +14,28 @@ from typer.core import TyperGroup
 from runner.cli import boundary
 
 VERBS = {
-    "init": "init",
-    "validate": "validate",
-    "plan": "plan",
-    "run": "train",
-    "emulate": "train",
-    "submit": "queue",
-    "ls": "ls",
-    "show": "show",
-    "logs": "logs",
-    "completions": "completions",
-    "cancel": "queue",
-    "resume": "queue",
-    "rerun": "queue",
-    "diff": "diff",
-    "export": "export",
-    "schema": "schema",
-    "explain": "schema",
-    "doctor": "doctor",
-    "db": "db",
+    "init": ("init", "Writes a job to start from."),
+    "validate": ("validate", "Checks jobs, their data and rewards."),
+    "plan": ("plan", "Shows what a run would do."),
+    "run": ("train", "Trains a job with TRL on the GPU."),
+    "emulate": ("train", "Trains jobs in miniature on the CPU."),
+    "submit": ("queue", "Puts a job in the queue."),
+    "ls": ("ls", "Lists the runs, latest first."),
+    "show": ("show", "Shows everything of one run."),
+    "logs": ("logs", "Shows what happened in a run, step by step."),
+    "completions": ("completions", "Shows what the model wrote, and every score."),
+    "cancel": ("queue", "Ends a run for good."),
+    "resume": ("queue", "Goes on with a held run."),
+    "rerun": ("queue", "Makes a new run of a run's job."),
+    "diff": ("diff", "Compares two runs or job files."),
+    "export": ("export", "Writes model, completions and metrics."),
+    "schema": ("schema", "Prints a JSON Schema."),
+    "explain": ("schema", "Explains a field of job.yaml."),
+    "doctor": ("doctor", "Says what this machine offers."),
+    "db": ("db", "Looks after the database."),
 }
-"""verb → module of this package with a function, or (for a verb with verbs of its own) an app, of that name."""
+"""verb → module of this package that has a function of that name, and what the list of verbs says of it (the first
+sentence of the function's help, so that the list imports nothing)."""
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -47,8 +49,12 @@ class Verbs(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in VERBS:
             return None
-        found = getattr(import_module(f"runner.cli.{VERBS[cmd_name]}"), cmd_name)
+        found = getattr(import_module(f"runner.cli.{VERBS[cmd_name][0]}"), cmd_name)
         return found() if cmd_name == "db" else command(cmd_name, found)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in VERBS.items()])
 
 
 def command(name: str, function: Callable[..., None]) -> Any:
@@ -78,10 +84,10 @@ def _runner(
     version: Annotated[bool, typer.Option("--version", help="Prints the version.", is_eager=True)] = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Shows the traceback of a defect.")] = False,
 ) -> None:
-    """Reinforcement fine-tuning with GRPO: a job.yaml and a rewards.py in, a trained adapter and every completion out."""
+    """Reinforcement fine-tuning with GRPO: a job.yaml and a rewards.py in, an adapter and every completion out."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     boundary.show_traceback = traceback
     if version:
         from importlib.metadata import version as version_of

@@ -53,7 +53,7 @@ def attend(handle: RunHandle, after: int = 0) -> tuple[RunRow, int]:
     stopper = Stopper(handle)
     row = handle.row
     with stopper.installed(), handle.reading() as store, Progress(row, store) as progress:
-        for event in handle.follow(after):
+        for event in handle.events(after):
             if event is not None:
                 progress.take(event)
             stopper.tell(progress.step)

@@ -12,7 +12,7 @@ import typer
 
 from runner.api import flat
 from runner.cli.options import HomeOption, JsonOption, RunArgument
-from runner.cli.out import Part, note, say, say_json
+from runner.cli.out import Line, Part, note, say, say_json
 from runner.cli.progress import failure_line
 from runner.cli.text import clean, clean_line, cut, indent, number
 from runner.journal.events import Split
@@ -43,7 +43,12 @@ class Wanted:
 
 def completions(
     run: RunArgument,
-    step: Annotated[str | None, typer.Option(metavar="N|last|all", help="Only this step. Default: last; all with --errors, --example, --prompt.")] = None,
+    step: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|last|all", help="Only this step. Default: last; all with --errors, --example, --prompt."
+        ),
+    ] = None,
     split: Annotated[Literal["train", "eval"], typer.Option(help="Training or evaluation.")] = "train",
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="Only prompts that contain this.")] = None,
     example: Annotated[int | None, typer.Option(metavar="ID", help="Only this dataset row: its course.")] = None,
@@ -59,7 +64,7 @@ def completions(
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Shows what the model wrote, with every score: the last step's groups, unless asked for others."""
+    """Shows what the model wrote, and every score. The last step's groups, unless asked for others."""
     from runner import api
 
     if best and worst:
@@ -163,7 +168,7 @@ def _block(text: str, full: bool, most: int, prefix: str) -> list[str]:
     return indent(clean(text if full else cut(text, most)), prefix)
 
 
-def completion_lines(row: CompletionRow, full: bool) -> Iterator[list[Part]]:
+def completion_lines(row: CompletionRow, full: bool) -> Iterator[Line]:
     """One completion: its figures, its text, and what its rewards said."""
     reward: Part = (f"reward {number(row.reward)}", "bold") if row.reward is not None else ("left its group", "red")
     scores = "  ".join(f"{clean_line(name)} {_value(score)}" for name, score in row.scores.items())
@@ -190,7 +195,8 @@ def _diff(old: CompletionRow, new: CompletionRow, *, as_json: bool) -> None:
         say(mark, f" step {row.step}, example {row.example_id}", *figures)
     say()
     marks = {"-": ("[-{}-]", "red"), "+": ("{{+{}+}}", "green"), " ": ("{}", "")}
-    say(*((marks[sign][0].format(clean(text)), marks[sign][1]) for sign, text in word_diff(old.completion, new.completion)))
+    words = word_diff(old.completion, new.completion)
+    say(*((marks[sign][0].format(clean(text)), marks[sign][1]) for sign, text in words))
 
 
 def word_diff(old: str, new: str) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from runner.cli.text import clean_line, plural
 
 
 def rebuild(home: HomeOption = None, json: JsonOption = False) -> None:
-    """Makes the database anew from the run folders. No other runner process may be at work in this home."""
+    """Makes the database anew. From the run folders; no other runner process may be at work in this home."""
     from runner.store.rebuild import rebuild as rebuild_store
 
     made = rebuild_store(home_of(home).database)

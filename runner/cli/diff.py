@@ -13,7 +13,7 @@ import typer
 
 from runner.cli.jobs import home_of, is_job
 from runner.cli.options import HomeOption, JsonOption
-from runner.cli.out import Part, say, say_json
+from runner.cli.out import Line, say, say_json
 from runner.cli.report import ENDS, change
 from runner.cli.text import clean, clean_line, number, table
 from runner.spec.model import JobSpec
@@ -40,7 +40,7 @@ def diff(
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Compares two runs or job files: settings, reward code, and how their metrics ended."""
+    """Compares two runs or job files. Settings, reward code, and how their metrics ended."""
     from runner.spec.resolve import differences
 
     old, new = _side(a, home), _side(b, home)
@@ -111,7 +111,7 @@ def _metrics(old: Side, new: Side) -> Iterator[tuple[str, float | None, float | 
         yield name, first, second
 
 
-def _lines(old: Side, new: Side, fields: Mapping[str, tuple[Any, Any]], code: str) -> Iterator[list[Part]]:
+def _lines(old: Side, new: Side, fields: Mapping[str, tuple[Any, Any]], code: str) -> Iterator[Line]:
     yield [(f"{old.title} → {new.title}", "bold")]
     if not fields and not code:
         yield ["the same job and the same rewards"]

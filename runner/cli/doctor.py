@@ -37,7 +37,7 @@ class Check:
 
 
 def doctor(home: HomeOption = None, json: JsonOption = False) -> None:
-    """Says what this machine offers: versions, SQLite, GPU, what can be run here."""
+    """Says what this machine offers. Versions, SQLite, GPU, what can be run here."""
     from runner.cli.jobs import home_of
 
     checks = [_python(), _sqlite(), _packages("emulate", EMULATOR), _packages("run", TRL), _gpu()]
@@ -73,9 +73,9 @@ def _python() -> Check:
 
 
 def _sqlite() -> Check:
-    from runner.store.schema import sqlite3
+    from sqlite_utils import Database  # the one that the store uses, with the SQLite that it finds
 
-    version = sqlite3.sqlite_version
+    version: str = Database(memory=True).conn.execute("SELECT sqlite_version()").fetchone()[0]
     if tuple(map(int, version.split("."))) >= SAFE_SQLITE:
         return Check(name="sqlite", verdict="ok", found=version)
     fix = "before 3.51.3 several writers can corrupt a database; install pysqlite3"

@@ -6,6 +6,7 @@ import csv
 import json as jsonlib
 import shutil
 from collections.abc import Iterator
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,7 +40,7 @@ def export(
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Writes a run's model, completions and metrics as files: all three into RUN/ unless some are named."""
+    """Writes model, completions and metrics. As files, all three into RUN/ unless some are named."""
     from runner import api
 
     handle = api.open_run(run, home=home)
@@ -94,23 +95,19 @@ def _write_completions(handle: RunHandle, path: Path) -> int:
 
 
 def _write_lines(path: Path, items: Iterator[dict[str, Any]]) -> int:
-    n = 0
     with path.open("x") as file:
-        for n, item in enumerate(items, 1):
-            file.write(jsonlib.dumps(item, ensure_ascii=False) + "\n")
-    return n
+        return sum(bool(file.write(jsonlib.dumps(item, ensure_ascii=False) + "\n")) for item in items)
 
 
 def _write_parquet(path: Path, items: Iterator[dict[str, Any]]) -> int:
     """Columns as in JSON lines; `errors` and `reasons` as JSON text, for their names differ from row to row."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
+    pa: Any = import_module("pyarrow")  # half a second, and it has no types
+    parquet: Any = import_module("pyarrow.parquet")
     n = 0
     writer: Any = None
     while batch := list(islice(items, BATCH)):
         n += len(batch)
-        made: Any = pa.Table.from_pylist([_text_columns(item) for item in batch], schema=_schema(pa, batch[0]))
+        made = pa.Table.from_pylist([_text_columns(item) for item in batch], schema=_schema(pa, batch[0]))
         writer = writer or parquet.ParquetWriter(path, made.schema)
         writer.write_table(made)
     if writer is None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from runner.api import RunHandle
-from runner.cli.options import HomeOption, JsonOption, RunArgument
+from runner.cli.options import HomeOption, RunArgument
 from runner.cli.out import Part, note, say, say_json
 from runner.cli.text import clean, clean_line, indent, number
 from runner.store import queries
@@ -31,7 +31,7 @@ def logs(
     home: HomeOption = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Shows what happened, step by step."""
+    """Shows what happened in a run, step by step."""
     from runner import api
 
     handle = api.open_run(run, home=home)
@@ -45,7 +45,7 @@ def logs(
 
 
 def _events(handle: RunHandle, json: bool, follow: bool) -> None:
-    for event in _stored(handle) if not follow else handle.follow():
+    for event in _stored(handle) if not follow else handle.events():
         if event is None or (event.void and not json):
             continue
         if json:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 Part = str | tuple[str, str]
+Line = Sequence[Part]
 
 
 def say(*parts: Part) -> None:

@@ -26,7 +26,7 @@ def plan(
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Shows every value in force, the arithmetic, the first prompt and the rewards. Runs nothing."""
+    """Shows what a run would do. Every value in force, the arithmetic, the first prompt, the rewards; runs nothing."""
     from runner.queue.jobs import find_job, validate
     from runner.spec.resolve import revision
 

@@ -21,7 +21,7 @@ def submit(
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Puts a job in the queue without starting it."""
+    """Puts a job in the queue. It is not started."""
     from runner import api
     from runner.queue.jobs import find_job
 
@@ -34,7 +34,7 @@ def submit(
 
 
 def resume(run: RunArgument, detach: DetachOption = False, home: HomeOption = None, json: JsonOption = False) -> None:
-    """Goes on with a held run from its last checkpoint, or starts a queued one."""
+    """Goes on with a held run. From its last checkpoint; a queued run is started."""
     from runner import api
     from runner.cli.train import finish
     from runner.store import queries
@@ -56,7 +56,7 @@ def rerun(
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Makes a new run of a run's job, with the job's files as they are now: from scratch, or from a checkpoint."""
+    """Makes a new run of a run's job. With the job's files as they are now; from scratch, or from a checkpoint."""
     from runner import api
     from runner.cli.train import finish
 
@@ -75,7 +75,7 @@ def _origin(run: str, origin: str | None) -> tuple[str, int | None]:
 
 
 def cancel(run: RunArgument, home: HomeOption = None, json: JsonOption = False) -> None:
-    """Ends a run for good, after a checkpoint if it is running."""
+    """Ends a run for good. A running one writes a checkpoint first."""
     from runner import api
 
     handle = api.open_run(run, home=home)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.cli.out import Part, say
+from runner.cli.out import Line, Part, say
 from runner.cli.progress import first_failure
 from runner.cli.text import arrow, clean, clean_line, count, duration, indent, number, plural, size, sparkline, table
 from runner.cli.words import ADVICE, badge, rewards_of, standing
@@ -119,7 +119,7 @@ def plain(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _ending(facts: Facts) -> Iterator[list[Part]]:
+def _ending(facts: Facts) -> Iterator[Line]:
     run = facts.run
     took = f"  {duration(run.ended_at - run.started_at)}" if run.ended_at and run.started_at else ""
     yield [*badge(run), (run.id, "bold"), "  ", *standing(run), f"  step {run.last_step}/{run.total_steps}", took]
@@ -130,7 +130,7 @@ def _ending(facts: Facts) -> Iterator[list[Part]]:
         yield [("  ✓ ", "green"), f"{plural(expected, 'expectation')} met"]
     if run.error:
         yield from ([line] for line in indent(clean(run.error), "  │ "))
-    if run.reason in ADVICE:
+    if run.reason is not None and run.reason in ADVICE:
         yield [f"  {ADVICE[run.reason]}"]
 
 
@@ -149,7 +149,7 @@ def change(series: Series, ends: float) -> Change | None:
     return Change(first=math.fsum(values[:n]) / n, last=math.fsum(values[-n:]) / n, values=values)
 
 
-def _learnt(facts: Facts) -> Iterator[list[Part]]:
+def _learnt(facts: Facts) -> Iterator[Line]:
     """A table: the reward and every function, in training and on held-out prompts."""
     rewards = rewards_of(facts.spec)
     rows: list[tuple[str, ...]] = [*_rows(facts, rewards, "", ENDS), *_rows(facts, rewards, "eval/", 0.0)]
@@ -165,9 +165,7 @@ def _learnt(facts: Facts) -> Iterator[list[Part]]:
         yield [f"  eval: {plural(facts.held_out, 'held-out prompt')}{greedy}, first and last evaluation"]
 
 
-def _rows(
-    facts: Facts, rewards: dict[str, dict[str, Any]], prefix: str, ends: float
-) -> Iterator[tuple[str, ...]]:
+def _rows(facts: Facts, rewards: dict[str, dict[str, Any]], prefix: str, ends: float) -> Iterator[tuple[str, ...]]:
     named = {"reward": "reward", **{name: f"rewards/{name}/mean" for name in rewards}}
     for name, metric in named.items():
         found = change(facts.metrics.get(prefix + metric, ()), ends)
@@ -188,13 +186,13 @@ def _role(reward: dict[str, Any]) -> str:
     return f"{weight}, trusted" if reward["trusted"] else weight
 
 
-def _observations(facts: Facts) -> Iterator[list[Part]]:
+def _observations(facts: Facts) -> Iterator[Line]:
     yield from _silence(facts)
     yield from _errors(facts)
     yield from _truncation(facts)
 
 
-def _silence(facts: Facts) -> Iterator[list[Part]]:
+def _silence(facts: Facts) -> Iterator[Line]:
     values = [value for _, value in facts.metrics.get("frac_reward_zero_std", ()) if value is not None]
     if not values:
         return
@@ -207,12 +205,13 @@ def _silence(facts: Facts) -> Iterator[list[Part]]:
     ]
     best, below = facts.flat_groups
     if best + below:
-        yield [f"           at the last step: {plural(best, 'group')} alike at the top reward (solved), {below} alike below"]
+        solved = f"{plural(best, 'group')} equal at the top reward (solved), {below} equal below it"
+        yield [f"           at the last step: {solved}"]
     if share >= MANY_SILENT and below >= best:
         yield ["           easier prompts, a finer reward or more num_generations would give more to learn from"]
 
 
-def _errors(facts: Facts) -> Iterator[list[Part]]:
+def _errors(facts: Facts) -> Iterator[Line]:
     calls: dict[str, int] = {}
     for name, _, n in facts.outcomes:
         calls[name] = calls.get(name, 0) + n
@@ -222,7 +221,7 @@ def _errors(facts: Facts) -> Iterator[list[Part]]:
         yield [("errors     ", "red"), f"{clean_line(name)}: {listed} of {calls[name]:,} calls; first", *example]
 
 
-def _truncation(facts: Facts) -> Iterator[list[Part]]:
+def _truncation(facts: Facts) -> Iterator[Line]:
     found = change(facts.metrics.get("completions/clipped_ratio", ()), ENDS)
     if found is None or max(found.first, found.last) == 0:
         return
@@ -233,7 +232,7 @@ def _truncation(facts: Facts) -> Iterator[list[Part]]:
     ]
 
 
-def _kept(facts: Facts, home: Home) -> Iterator[list[Part]]:
+def _kept(facts: Facts, home: Home) -> Iterator[Line]:
     run = facts.run
     if facts.differences:
         names = ", ".join(clean_line(item["field"]) for item in facts.differences)
@@ -248,7 +247,7 @@ def _kept(facts: Facts, home: Home) -> Iterator[list[Part]]:
         yield [f"digest     {run.digest[:16]}", f"  {run.digest_note}" if run.digest_note else ""]
 
 
-def _next(facts: Facts, home: Home) -> Iterator[list[Part]]:
+def _next(facts: Facts, home: Home) -> Iterator[Line]:
     elsewhere = "" if find_home().path == home.path else f" --home {shlex.quote(str(home.path))}"
     commands = next_steps(facts.run, bool(facts.failures), facts.checkpoint is not None)
     yield [("next", "bold")]
@@ -260,7 +259,8 @@ def next_steps(run: RunRow, failures: bool, checkpoint: bool) -> list[tuple[str,
     """Exact commands, the most useful first, each with what it is for."""
     commands: list[tuple[str, str]] = []
     if run.state is State.HELD:
-        commands.append((f"runner resume {run.id}", "goes on from the last checkpoint" if checkpoint else "starts anew"))
+        how = "goes on from the last checkpoint" if checkpoint else "starts anew"
+        commands.append((f"runner resume {run.id}", how))
     if run.state is State.QUEUED:
         commands.append((f"runner resume {run.id}", "starts it now"))
     if run.reason is Reason.INTERNAL:
@@ -268,7 +268,7 @@ def next_steps(run: RunRow, failures: bool, checkpoint: bool) -> list[tuple[str,
     if failures:
         commands.append((f"runner completions {run.id} --errors", "what the rewards failed on"))
     if run.last_step:
-        commands.append((f"runner completions {run.id} --best", "what scored highest"))
+        commands.append((f"runner completions {run.id} --best", "what scores highest now"))
     commands.append((f"runner logs {run.id}", "what happened, step by step"))
     if checkpoint:
         commands.append((f"runner export {run.id}", "model, completions and metrics as files"))

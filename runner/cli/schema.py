@@ -9,26 +9,24 @@ from typing import Annotated, Any, Literal
 import typer
 
 from runner.cli.options import JsonOption
-from runner.cli.out import Part, say, say_json
+from runner.cli.out import Line, say, say_json
 from runner.cli.text import table
 from runner.spec.errors import Finding, JobError
 from runner.spec.schema import Node, event_schema, fields, job_schema, node_at, resolve
-
-SHORT = 76
 
 
 def schema(
     of: Annotated[Literal["job", "event"], typer.Argument(help="Of job.yaml, or of the journal's events.")] = "job",
 ) -> None:
-    """Prints the JSON Schema of job.yaml, or of the events in a run's journal."""
+    """Prints a JSON Schema. Of job.yaml, or of the events in a run's journal."""
     say_json(job_schema() if of == "job" else event_schema())
 
 
 def explain(
-    field: Annotated[str | None, typer.Argument(metavar="[FIELD]", help="As grpo.beta. Default: the whole job.")] = None,
+    field: Annotated[str | None, typer.Argument(metavar="FIELD", help="As grpo.beta. Default: the whole job.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Explains a field of job.yaml: what it means, its type and its default."""
+    """Explains a field of job.yaml. What it means, its type and its default."""
     path = tuple(field.split(".")) if field else ()
     node = node_at(path)
     if node is None:
@@ -36,21 +34,28 @@ def explain(
     if json:
         say_json(dict(node))
         return
-    for line in _lines(field or "job.yaml", node, required=()):
+    for line in _lines(field or "job.yaml", node):
         say(*line)
 
 
-def _lines(name: str, node: Node, required: tuple[str, ...]) -> Iterator[list[Part]]:
+def _lines(name: str, node: Node) -> Iterator[Line]:
     yield [(name, "bold"), f"  {kind(node)}{default(node)}"]
     if node.get("description"):
         yield [f"  {node['description']}"]
-    below = dict(fields(node)) or next((dict(fields(n)) for n in node.get("patternProperties", {}).values()), {})
-    below = below or (dict(fields(node["items"])) if "items" in node else {})
+    below = _below(node)
     needed = set(node.get("required", ()))
     rows = [(key, kind(inner) + default(inner), _short(inner, key in needed)) for key, inner in below.items()]
     if rows:
         yield []
     yield from ([f"  {line}"] for line in table(rows))
+
+
+def _below(node: Node) -> dict[str, Node]:
+    """Fields of a section, of each of the sections that a name chooses, or of each of a list's items."""
+    if fields(node):
+        return fields(node)
+    named: list[Node] = list(node.get("patternProperties", {}).values())
+    return fields(named[0]) if named else fields(node["items"]) if "items" in node else {}
 
 
 def _short(node: Node, needed: bool) -> str:

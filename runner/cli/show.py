@@ -9,8 +9,8 @@ from typing import Any
 from runner.cli import report
 from runner.cli.ls import plain as plain_run
 from runner.cli.options import HomeOption, JsonOption, RunArgument
-from runner.cli.out import Part, say, say_json
-from runner.cli.text import ago, clean_line, duration, size, table
+from runner.cli.out import Line, say, say_json
+from runner.cli.text import clean_line, duration, size, table
 from runner.queue.home import Home
 from runner.spec.model import JobSpec, dump
 from runner.spec.resolve import differences
@@ -31,7 +31,7 @@ class Whole:
 
 
 def show(run: RunArgument, home: HomeOption = None, json: JsonOption = False) -> None:
-    """Shows everything of one run: its end, what was learnt, its settings, attempts, checkpoints and versions."""
+    """Shows everything of one run. Its settings, attempts, checkpoints and reward versions, and what it came to."""
     from runner import api
 
     handle = api.open_run(run, home=home)
@@ -52,7 +52,7 @@ def show(run: RunArgument, home: HomeOption = None, json: JsonOption = False) ->
     report.show(whole.facts, handle.home)
 
 
-def _record(whole: Whole, home: Home) -> Iterator[list[Part]]:
+def _record(whole: Whole, home: Home) -> Iterator[Line]:
     run = whole.run
     parent = f", goes on from {run.parent}" if run.parent else ""
     yield [("run", "bold"), f"  {run.id}{parent}: job {run.job}, revision {run.revision[:12]}, on {run.backend}"]

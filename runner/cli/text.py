@@ -6,6 +6,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -107,7 +108,7 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
         return ""
     parts = min(width, len(values))
     edges = [round(i * len(values) / parts) for i in range(parts + 1)]
-    means = [math.fsum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    means = [math.fsum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
     low, spread = min(means), max(means) - min(means)
     return "".join(BARS[int((mean - low) / spread * (len(BARS) - 1) + 0.5)] if spread else BARS[0] for mean in means)
 

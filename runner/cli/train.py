@@ -29,7 +29,7 @@ def run(
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Trains a job with TRL on this machine's GPU. Ctrl-C stops it with a checkpoint."""
+    """Trains a job with TRL on the GPU. Ctrl-C stops it with a checkpoint."""
     from runner import api
 
     def start(path: Path) -> RunHandle:
@@ -39,13 +39,13 @@ def run(
 
 
 def emulate(
-    jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="Jobs, or folders of jobs: one after another.")],
+    jobs: Annotated[list[str], typer.Argument(metavar="JOB", help="Jobs, or folders of jobs: one after another.")],
     set_: SetOption = None,
     detach: DetachOption = False,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Trains jobs in miniature on the CPU: the same file, rewards and records, a tiny model."""
+    """Trains jobs in miniature on the CPU. Same job, rewards and records; a tiny model."""
     from runner import api
 
     def start(path: Path) -> RunHandle:

@@ -19,13 +19,13 @@ from runner.spec.errors import Finding, JobError, render
 def validate(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[JOB]...", help="Jobs, or folders of jobs. Default: every job in jobs/."),
+        typer.Argument(metavar="JOB", help="Jobs, or folders of jobs. Default: every job in jobs/."),
     ] = None,
     set_: SetOption = None,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Checks jobs with their data and rewards, running none of their code."""
+    """Checks jobs, their data and rewards. None of their code is run."""
     found = [path for name in paths for path in jobs_in(name, home)] if paths else jobs_of_home(home)
     results = [_check(path, set_ or ()) for path in found]
     if json:

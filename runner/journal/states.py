@@ -49,7 +49,7 @@ class Reason(StrEnum):
     DIVERGED = "diverged"
     """Loss or weights became NaN or infinite."""
     ENVIRONMENT = "environment"
-    """The machine can't run the job (no GPU, missing package, model not found). Exit code 5."""
+    """The machine can't run the job (no GPU, missing package, model not found): resume it where it can. Exit code 5."""
     INVALID = "invalid"
     """What only shows when the run starts: data changed since, a checkpoint of another job. Exit code 2."""
     INTERNAL = "internal"
@@ -75,7 +75,7 @@ STATE_OF: dict[Reason, State] = {
     Reason.TOKEN_LIMIT: State.TIMED_OUT,
     Reason.REWARD_ERROR: State.FAILED,
     Reason.DIVERGED: State.FAILED,
-    Reason.ENVIRONMENT: State.FAILED,
+    Reason.ENVIRONMENT: State.HELD,
     Reason.INVALID: State.FAILED,
     Reason.INTERNAL: State.FAILED,
     Reason.STOPPED: State.HELD,

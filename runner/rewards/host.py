@@ -37,7 +37,6 @@ LOST_ZYGOTES = 4
 """Zygotes that may be lost in one `score()`."""
 FAILED_STARTS = 3
 HANGS_PER_WORKER = 3
-MESSAGES_PER_WORKER = 2
 FIRST_PACE = 0.002
 """Seconds a call is expected to take before one has been seen."""
 
@@ -200,17 +199,17 @@ class RewardHost:
     def _dispatch(self) -> None:
         """Gives waiting calls to workers. Used workers before fresh ones, which calls to be tried alone need."""
         batch = self._batch
-        if not batch.waiting and not batch.alone:
+        ready = [worker for worker in self._workers if worker.has_room]
+        if not ready or not (batch.waiting or batch.alone):
             return
         busy = sum(bool(worker.messages) for worker in self._workers)
         most = 1 if self._lost else self._size
-        ready = [worker for worker in self._workers if worker.state is State.READY and not worker.is_last]
         for worker in sorted(ready, key=lambda worker: (len(worker.messages), worker.is_fresh)):
             was_idle = not worker.messages
             if worker.is_fresh and batch.alone and (busy == 0 or not self._lost):
                 self._give(worker, [batch.alone.popleft()])
                 worker.is_last = True
-            elif len(worker.messages) < MESSAGES_PER_WORKER and (not was_idle or busy < most):
+            elif not was_idle or busy < most:
                 self._give(worker, batch.take(self._pace, prefetch=not was_idle))
             busy += was_idle and bool(worker.messages)
 
@@ -343,7 +342,7 @@ class RewardHost:
             self._failed_starts += 1
             self._start_error = LoadFailure(f"a worker {how} before it was ready")
         worker.enter(State.DYING)
-        if not worker.is_late:
+        if not worker.is_late and not worker.why:
             self._hear(worker)
         call = worker.current
         if call is not None:

@@ -36,8 +36,10 @@ def _write(value: Any, refer: Refer) -> str:
     kind = cast("type[Any]", type(value))
     if kind in (bool, int, str, bytes) or value is None or value is Ellipsis:
         return repr(value)
-    if kind in (float, complex):
-        return repr(value) if kind is complex or math.isfinite(value) else f'float("{value}")'
+    if kind is float:
+        return repr(value) if math.isfinite(value) else f'float("{value}")'
+    if kind is complex:
+        return f"complex({_write(value.real, refer)}, {_write(value.imag, refer)})"
     if kind in (tuple, list, set, frozenset, dict):
         return _container(kind, value, refer)
     if kind is re.Pattern:

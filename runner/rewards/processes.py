@@ -26,6 +26,8 @@ from runner.rewards.worker import is_ours, read_capture
 
 START_SECONDS = 30.0
 """Deadline of the import, and of a worker's `setup()`."""
+MESSAGES_PER_WORKER = 2
+"""The next one waits in the socket while one is worked on."""
 RECORD = struct.Struct("<cii")
 ROOM = Path(__file__).parent
 
@@ -92,6 +94,10 @@ class Worker:
         return self.messages[0][0] if self.messages else None
 
     @property
+    def has_room(self) -> bool:
+        return self.state is State.READY and len(self.messages) < MESSAGES_PER_WORKER and not self.is_last
+
+    @property
     def has_unsent(self) -> bool:
         return bool(self._unsent)
 
@@ -134,7 +140,8 @@ class Worker:
         self.messages[0].popleft()
         if not self.messages[0]:
             self.messages.popleft()
-        self.enter(State.READY)
+        if self.state is not State.DYING:
+            self.enter(State.READY)
 
     def unstarted(self) -> list[Call]:
         """The calls behind the current one."""

@@ -23,10 +23,7 @@ import time
 import zlib
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, cast
-
-if TYPE_CHECKING:
-    from runner.rewards.zygote import Loaded
+from typing import Any, NoReturn, Protocol, cast
 
 TEXT_LIMIT = 4096
 """Bytes kept of an error and of a call's output, as UTF-8."""
@@ -39,6 +36,17 @@ OURS = os.path.dirname(__file__) + os.sep
 
 Answer = tuple[str, float | None, str | None, str | None]
 """Outcome, value, reason, error."""
+
+
+class Loaded(Protocol):
+    """The imported rewards of a version, as the zygote hands them over. Lists are by function."""
+
+    folder: str
+    """With a slash at its end."""
+    names: list[str]
+    functions: list[Callable[..., Any]]
+    takes_ctx: list[bool]
+    setups: list[Callable[[], object]]
 
 
 class Ctx:

@@ -169,7 +169,7 @@ class Grpo(Section):
     gradient_checkpointing: bool = True
     """Trade time for memory in the backward pass."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type the weights are loaded in; `auto`: float32 on a CPU, bfloat16 on a GPU."""
+    """Type the weights are loaded in. `auto` is float32, as in TRL: updates smaller than bfloat16 resolves are not lost. On a GPU the arithmetic is bfloat16 unless this says float32."""  # noqa: E501
     vllm: bool = True
     """Generate with vLLM where there is a GPU; else with transformers."""
 

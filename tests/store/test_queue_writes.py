@@ -78,14 +78,14 @@ def test_an_ending_needs_the_reason_that_leads_there(store: Store) -> None:
 def test_every_transition_is_an_event_with_its_reason(store: Store) -> None:
     run = store.submit(submission())
     store.transition(run, State.STARTING)
-    store.transition(run, State.FAILED, Reason.ENVIRONMENT, "no GPU", error="Traceback …")
+    store.transition(run, State.FAILED, Reason.DIVERGED, "loss is NaN", error="Traceback …")
     assert rows(store, "SELECT seq, from_state, to_state, reason, detail FROM transitions ORDER BY id") == [
         (1, None, "queued", "waiting", ""),
         (2, "queued", "starting", None, ""),
-        (3, "starting", "failed", "environment", "no GPU"),
+        (3, "starting", "failed", "diverged", "loss is NaN"),
     ]
     ended = store.run(run)
-    assert (ended.reason, ended.detail, ended.error) == (Reason.ENVIRONMENT, "no GPU", "Traceback …")
+    assert (ended.reason, ended.detail, ended.error) == (Reason.DIVERGED, "loss is NaN", "Traceback …")
     assert ended.started_at is None and ended.ended_at is not None
 
 

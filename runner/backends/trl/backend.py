@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -75,7 +76,8 @@ def _package(name: str) -> list[Finding]:
 
 
 def _numbers(text: str) -> tuple[int, int]:
-    major, minor, *_ = text.split(".")
+    """The first two numbers of a version; `2.0rc1` is (2, 0)."""
+    major, minor = re.findall(r"\d+", text)[:2]
     return int(major), int(minor)
 
 
@@ -84,6 +86,8 @@ def _dotted(numbers: tuple[int, int]) -> str:
 
 
 def _device(job: JobSpec) -> list[Finding]:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        return [_unfit("WORLD_SIZE is set: several processes are not supported yet.", "Unset it, and use one GPU.")]
     found = device()
     if found is None:
         return [_unfit("There is no GPU here.", "Use `runner emulate`, or `--device cpu` to insist.")]

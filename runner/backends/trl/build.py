@@ -41,7 +41,7 @@ def build(job: JobSpec, run: Run, first: Next, device: Device, scratch: Path) ->
         model=model_and_revision(job.model)[0],
         args=GRPOConfig(
             **config_values(job, device, scratch),
-            model_init_kwargs=load_values(job, device),
+            model_init_kwargs=load_values(job),
             eval_on_start=first.evaluate,
         ),
         train_dataset=_dataset(tokenizer, list(examples.values())),

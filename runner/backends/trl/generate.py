@@ -28,7 +28,7 @@ def generate(job: JobSpec, at: Path | None, prompts: Sequence[str], n: int, devi
 def _load(job: JobSpec, at: Path | None, device: Device) -> Any:
     """A LoRA checkpoint holds only the adapter: the base model goes under it."""
     base, _ = model_and_revision(job.model)
-    values = load_values(job, device)
+    values = load_values(job)
     adapter = at is not None and (at / "adapter_config.json").exists()
     if at is None or adapter:
         model: Any = AutoModelForCausalLM.from_pretrained(base, **values)

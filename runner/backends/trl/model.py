@@ -32,12 +32,10 @@ def model_and_revision(name: str) -> tuple[str, str | None]:
     return model, revision or None
 
 
-def load_values(job: JobSpec, device: Device) -> dict[str, Any]:
+def load_values(job: JobSpec) -> dict[str, Any]:
     """Keyword arguments of `from_pretrained`, for the policy and for the reference."""
     _, revision = model_and_revision(job.model)
-    dtype = job.grpo.dtype
-    if dtype == "auto":
-        dtype = "float32" if device == "cpu" else "bfloat16"
+    dtype = "float32" if job.grpo.dtype == "auto" else job.grpo.dtype
     return {"dtype": dtype} | ({"revision": revision} if revision else {})
 
 

@@ -1,0 +1,224 @@
+"""What every backend owes a run: one suite over the emulator's two policies and TRL, each the real one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from runner.backends import Backend, load_backend
+from runner.grpo.run import Run
+from runner.grpo.types import Reason
+from runner.rewards.contract import GroupCall, Outcome, Score
+from runner.spec.model import JobSpec
+from tests.backends.kit import Function, batches, events_of, make_job, make_run, metrics, questions
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+BACKENDS = [
+    "replay",
+    pytest.param("lm", marks=pytest.mark.lm),
+    pytest.param("trl", marks=pytest.mark.trl),
+]
+
+
+class Shorter:
+    """Short completions are better; every seventh completion's call fails."""
+
+    version = "v1"
+    functions: Sequence[Function] = (Function("short"), Function("constant", weight=0.0))
+
+    def __init__(self, failing: bool = False) -> None:
+        self._failing = failing
+
+    def score(self, groups: Sequence[GroupCall], *, step: int, split: str) -> list[list[Score]]:
+        texts = [text for group in groups for text in group.completions]
+        return [
+            [self._score(i, text), Score(name="constant", value=1.0, outcome=Outcome.OK)]
+            for i, text in enumerate(texts)
+        ]
+
+    def _score(self, i: int, text: str) -> Score:
+        if self._failing and i % 7 == 3:
+            return Score(name="short", value=None, outcome=Outcome.EXCEPTION, error="ValueError: no")
+        return Score(name="short", value=-float(len(text.encode())), outcome=Outcome.OK)
+
+
+@pytest.fixture(params=BACKENDS)
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Backend, Callable[..., JobSpec]]:
+    """A backend, and a maker of jobs for it."""
+    policy: str = request.param
+    model: Path | str = "none"
+    emulator: dict[str, object] = {"policy": policy}
+    if policy == "trl":
+        request.getfixturevalue("cpu")
+        model, emulator = request.getfixturevalue("tiny_model"), {}
+    if policy == "replay":
+        emulator |= {"completions": str(_recorded(tmp_path)), "learning_rate": 4.0}
+
+    def job(**grpo: object) -> JobSpec:
+        made = make_job(model, evaluation={"every": 2}, **{"learning_rate": 3e-3, "num_generations": 4, **grpo})
+        return made.model_copy(update={"emulator": made.emulator.model_copy(update=emulator)})
+
+    return load_backend("trl" if policy == "trl" else "emulator"), job
+
+
+def _recorded(folder: Path) -> Path:
+    file = folder / "completions.jsonl"
+    rows = [{"number": n, "completions": [f"{n}", f"it is {n}", f"well, it must be {n}", "?"]} for n in range(20)]
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    return file
+
+
+def test_steps_come_in_order_with_whole_groups_of_the_runs_examples(
+    case: tuple[Backend, Callable[..., JobSpec]], tmp_path: Path
+) -> None:
+    backend, job = case
+    run = make_run(tmp_path, job(), scorer=Shorter())
+    backend.train(job(), run)
+    assert run.finish() == (Reason.FINISHED, "step 3 of 3")
+    found = batches(tmp_path)
+    assert [batch.step for batch in found] == [1, 2, 3]
+    for batch in found:
+        assert [group.example_id for group in batch.groups] == [example.id for example in run.examples(batch.step)]
+        assert [group.group_id for group in batch.groups] == [0, 1]
+        assert {len(group.rollouts) for group in batch.groups} == {4}
+
+
+def test_completions_say_how_long_they_are_and_how_they_ended(
+    case: tuple[Backend, Callable[..., JobSpec]], tmp_path: Path
+) -> None:
+    backend, job = case
+    backend.train(job(), make_run(tmp_path, job(), scorer=Shorter()))
+    rollouts = [rollout for batch in batches(tmp_path) for group in batch.groups for rollout in group.rollouts]
+    assert all(rollout.n_tokens >= 1 for rollout in rollouts)
+    assert {rollout.finish_reason for rollout in rollouts} <= {"eos", "length"}
+
+
+def test_advantages_of_a_group_sum_to_zero_and_a_failed_call_leaves_its_group(
+    case: tuple[Backend, Callable[..., JobSpec]], tmp_path: Path
+) -> None:
+    backend, job = case
+    backend.train(job(), make_run(tmp_path, job(), scorer=Shorter(failing=True)))
+    failed = 0
+    for batch in batches(tmp_path):
+        for group in batch.groups:
+            assert sum(rollout.advantage for rollout in group.rollouts) == pytest.approx(0, abs=1e-6)
+            gone = [rollout for rollout in group.rollouts if rollout.scores[0].outcome == "exception"]
+            assert all(rollout.reward is None and rollout.advantage == 0.0 for rollout in gone)
+            failed += len(gone)
+    assert failed == 3
+
+
+def test_metrics_have_trls_names_at_every_step(case: tuple[Backend, Callable[..., JobSpec]], tmp_path: Path) -> None:
+    backend, job = case
+    backend.train(job(), make_run(tmp_path, job(), scorer=Shorter()))
+    reported = [event for event in metrics(tmp_path) if "loss" in event.metrics]
+    assert [event.step for event in reported] == [1, 2, 3]
+    wanted = {
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "entropy",
+        "reward",
+        "reward_std",
+        "frac_reward_zero_std",
+        "rewards/short/mean",
+        "rewards/constant/mean",
+        "completions/mean_length",
+        "completions/clipped_ratio",
+        "step_time",
+    }
+    for event in reported:
+        assert wanted <= event.metrics.keys()
+
+
+def test_held_out_examples_are_tried_at_the_start_when_due_and_at_the_end(
+    case: tuple[Backend, Callable[..., JobSpec]], tmp_path: Path
+) -> None:
+    backend, job = case
+    run = make_run(tmp_path, job(), scorer=Shorter(), held_out=questions(3, start=10))
+    backend.train(job(), run)
+    tried = [event for event in metrics(tmp_path) if "eval/reward" in event.metrics]
+    assert [event.step for event in tried] == [0, 2, 3]
+    ids = [[group.example_id for group in batch.groups] for batch in batches(tmp_path, "eval")]
+    assert sorted(id for group in ids for id in group) == sorted([10, 11, 12] * 3)
+
+
+def test_a_stop_ends_within_a_step_and_the_resumed_run_is_the_uninterrupted_one(
+    case: tuple[Backend, Callable[..., JobSpec]], tmp_path: Path
+) -> None:
+    backend, job = case
+
+    def train(folder: Path, attempt: int, stop: Callable[[], bool]) -> Run:
+        run = make_run(folder, job(steps=4), attempt=attempt, scorer=Shorter(), stop_requested=stop)
+        backend.train(job(steps=4), run)
+        return run
+
+    train(tmp_path / "whole", 1, lambda: False)
+    stopped = train(tmp_path / "parts", 1, lambda: len(batches(tmp_path / "parts")) >= 2)
+    assert (stopped.ended, stopped.step) == (Reason.STOPPED, 2)
+    resumed = train(tmp_path / "parts", 2, lambda: False)
+    assert (resumed.ended, resumed.step) == (Reason.FINISHED, 4)
+    texts = [_texts(tmp_path / name) for name in ("whole", "parts")]
+    assert texts[0] == texts[1]
+    assert _last_weights(tmp_path / "whole") == _last_weights(tmp_path / "parts")
+
+
+def _texts(folder: Path) -> list[tuple[int, list[str], list[float]]]:
+    return [
+        (
+            batch.step,
+            [r.completion for g in batch.groups for r in g.rollouts],
+            [r.advantage for g in batch.groups for r in g.rollouts],
+        )
+        for batch in batches(folder)
+    ]
+
+
+def _last_weights(folder: Path) -> str:
+    return [event.weights for event in events_of(folder) if event.__struct_config__.tag == "checkpoint_saved"][-1]
+
+
+def test_what_is_rewarded_becomes_more_frequent(case: tuple[Backend, Callable[..., JobSpec]], tmp_path: Path) -> None:
+    backend, job = case
+    many = job(steps=12, prompts_per_step=4, num_generations=8, lr_scheduler_type="constant", learning_rate=1e-2)
+    run = make_run(tmp_path, many, scorer=Shorter(), train=questions(4))
+    backend.train(many, run)
+    rewards = [event.metrics["reward"] for event in metrics(tmp_path) if "loss" in event.metrics]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 1.0
+
+
+def test_a_finished_run_that_is_started_again_trains_no_further(
+    case: tuple[Backend, Callable[..., JobSpec]], tmp_path: Path
+) -> None:
+    backend, job = case
+    backend.train(job(), make_run(tmp_path, job(), scorer=Shorter()))
+    again = make_run(tmp_path, job(), attempt=2, scorer=Shorter())
+    backend.train(job(), again)
+    assert again.finish()[0] is Reason.FINISHED
+    assert len(batches(tmp_path)) == 3
+
+
+def test_prompts_can_be_tried_on_a_checkpoint(case: tuple[Backend, Callable[..., JobSpec]], tmp_path: Path) -> None:
+    backend, job = case
+    run = make_run(tmp_path, job(), scorer=Shorter())
+    backend.train(job(), run)
+    prompt = batches(tmp_path)[0].groups[0]
+    text = next(
+        example.prompt
+        for event in events_of(tmp_path)
+        if event.__struct_config__.tag == "examples_seen"
+        for example in event.examples  # type: ignore[union-attr]
+        if example.id == prompt.example_id
+    )
+    [answers] = backend.generate(job(), tmp_path / "checkpoints/step-000003", [text], 2)
+    assert len(answers) == 2
+    assert all(answer.n_tokens >= 1 for answer in answers)
+
+
+def test_the_job_is_checked_before_weights_are_loaded(case: tuple[Backend, Callable[..., JobSpec]]) -> None:
+    backend, job = case
+    assert backend.check(job()) == []
