@@ -103,8 +103,7 @@ def job(
     `rewards`: by name a function, `(function, weight)`, `runner.reward(…)`, or "file.py:function" in `folder`.
     `setup`: called once in each reward worker, as to load a word list into a global. `holdout`: share of the prompts
     kept for evaluation. `folder`: where the job is written, unset the home's `.runner/drafts/<name>`; files in it that
-    this function did not write are never replaced. Local paths are relative to the working directory. Writing a job
-    again while it trains makes its changed rewards go live like an edit of the file.
+    this function did not write are never replaced. Local paths are relative to the working directory.
 
     Raises JobError with places in the written `job.yaml`, CaptureError for functions that can't be written out.
     """
@@ -326,4 +325,4 @@ def _json_value(value: Any) -> Any:
         return int(value) if value == value.to_integral_value() else float(value)
     if callable(getattr(value, "tolist", None)):  # numpy's numbers and arrays
         return value.tolist()
-    raise TypeError(f"a {type(value).__name__} is no JSON: {value!r:.40}")
+    raise TypeError(f"no JSON: {value!r:.60}")

@@ -21,9 +21,10 @@ ALLOWED = {
     "queue": {"queue", "store", "data", "rewards", "spec", "journal"},
     "draft": {"draft", "queue", "rewards", "spec", "journal"},
     "api": {"api", "queue", "store", "data", "rewards", "spec", "journal", "backends", "grpo"},
+    "draft": {"draft", "queue", "rewards", "spec"},
     "watch": {"watch", "api", "queue", "store", "spec", "journal"},
     "monitor": {"monitor", "api", "store", "spec", "journal"},
-    "cli": {"cli", "api", "queue", "store", "data", "rewards", "spec", "journal", "watch", "monitor"},
+    "cli": {"cli", "api", "draft", "queue", "store", "data", "rewards", "spec", "journal", "watch", "monitor"},
 }
 """room → rooms it may import."""
 

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ def everything(home: Path, run_id: str) -> dict[str, list[tuple[Any, ...]]]:
         ),
         "examples": rows(home, "SELECT id, prompt, columns FROM examples WHERE run_id = ? ORDER BY 1", run_id),
         "checkpoints": rows(home, "SELECT step, kept, weights FROM checkpoints WHERE run_id = ?", run_id)[-1:],
-        "versions": rows(home, "SELECT version, sha256, state, first_step FROM reward_versions WHERE run_id = ?", run_id),
+        "versions": rows(
+            home, "SELECT version, sha256, state, first_step FROM reward_versions WHERE run_id = ?", run_id
+        ),
     }
 
 
@@ -63,6 +66,14 @@ def tree(pid: int) -> list[int]:
     return [pid, *(p for child in direct for p in tree(child))]
 
 
+def alive(pid: int) -> bool:
+    """Whether the process still runs; a zombie that nobody has reaped yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def kill_tree(pid: int) -> None:
     for process in tree(pid):
         try:
@@ -71,11 +82,16 @@ def kill_tree(pid: int) -> None:
             pass
 
 
+def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
+
+
 def ended(run: api.RunHandle) -> RunRow:
     """The run's row once the kernel has cleared its processes away."""
-    deadline = time.monotonic() + 10
-    while run.row.state.is_live and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: not run.row.state.is_live)
     return run.row
 
 
@@ -108,26 +124,50 @@ def test_equal_jobs_have_equal_digests_and_another_seed_has_another(tmp_path: Pa
 
 
 def test_killed_at_twenty_random_moments_and_resumed_it_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    job = write_job(tmp_path, grpo={"steps": 400}, checkpoints={"every": 7}, evaluation={"every": 10})
+    job = write_job(tmp_path, grpo={"steps": 1200}, checkpoints={"every": 7}, evaluation={"every": 10})
     whole = api.emulate(job, home=tmp_path)
-    broken = api.emulate(job, home=tmp_path, wait=False)
-    moments = random.Random(7)
-    kills = 0
-    while kills < 20:
-        time.sleep(moments.uniform(0.25, 0.75))
-        assert broken._started is not None
-        kill_tree(broken._started.supervisor.pid)
-        broken._started.supervisor.wait()
-        if ended(broken).state.is_final:
-            break
-        kills += 1
-        assert (broken.row.state, broken.row.reason) == ("held", "lost")
-        broken = api.resume(broken.id, home=tmp_path, wait=False)
-    broken.wait()
-    assert kills >= 8, "it was over before it could be killed often enough"
+    broken = killed_and_resumed(job, tmp_path, kills=20, pause=(0.3, 0.6))
+    assert len(rows(tmp_path, "SELECT n FROM attempts WHERE run_id = ?", broken.id)) == 21
     assert broken.row.state == "succeeded"
     assert everything(tmp_path, broken.id) == everything(tmp_path, whole.id)
     assert broken.row.digest == whole.row.digest
+
+
+@pytest.mark.lm
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.soak)])
+def test_a_language_model_that_is_killed_and_resumed_ends_with_the_same_weights(tmp_path: Path, kills: int) -> None:
+    job = Path("jobs/examples/countdown")
+    small = [
+        f"emulator.steps={8 * kills}",
+        "emulator.prompts_per_step=4",
+        "emulator.evaluate_every=5",
+        "evaluation.limit=8",
+        "checkpoints.every=2",
+        "emulator.expect=[]",
+    ]
+    whole = api.emulate(job, home=tmp_path, overrides=small)
+    assert whole.row.state == "succeeded", whole.row.detail
+    broken = killed_and_resumed(job, tmp_path, kills=kills, pause=(2.5, 5.0), overrides=small)
+    assert broken.row.state == "succeeded"
+    assert everything(tmp_path, broken.id) == everything(tmp_path, whole.id)
+    assert broken.row.digest == whole.row.digest
+
+
+def killed_and_resumed(
+    job: Path, home: Path, *, kills: int, pause: tuple[float, float], overrides: Sequence[str] = ()
+) -> api.RunHandle:
+    """The run after `kills` times kill -9 of its whole process tree at random moments, a resume behind each."""
+    moments = random.Random(7)
+    run = api.emulate(job, home=home, overrides=overrides, wait=False)
+    for _ in range(kills):
+        time.sleep(moments.uniform(*pause))
+        assert run._started is not None
+        kill_tree(run._started.supervisor.pid)
+        run._started.supervisor.wait()
+        assert (ended(run).state, run.row.reason) == ("held", "lost"), "it was over before it was killed often enough"
+        run = api.resume(run.id, home=home, wait=False)
+    run.wait()
+    return run
 
 
 def test_no_process_survives_a_killed_supervisor(tmp_path: Path) -> None:
@@ -135,32 +175,26 @@ def test_no_process_survives_a_killed_supervisor(tmp_path: Path) -> None:
     job = write_job(tmp_path, rewards=slow + "def short(prompt, completion, example):\n    return 0.0\n")
     run = api.emulate(job, home=tmp_path, wait=False)
     assert run._started is not None
-    deadline = time.monotonic() + 20
-    while len(tree(run._started.supervisor.pid)) < 4 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    supervisor = run._started.supervisor
+    until(lambda: len(tree(supervisor.pid)) >= 4)
     family = tree(run._started.supervisor.pid)
     assert len(family) >= 4, "supervisor, trainer, zygote, workers"
     os.kill(family[0], signal.SIGKILL)
     run._started.supervisor.wait()
-    deadline = time.monotonic() + 5
-    while any(Path(f"/proc/{pid}").exists() for pid in family) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert [pid for pid in family if Path(f"/proc/{pid}").exists()] == []
+    until(lambda: not any(alive(pid) for pid in family), seconds=5)
 
 
 def test_a_stop_leaves_a_checkpoint_and_says_so_and_resume_goes_on_from_it(tmp_path: Path) -> None:
     job = write_job(tmp_path, grpo={"steps": 20000}, checkpoints={"every": 10000}, evaluation={"every": 10000})
     run = api.emulate(job, home=tmp_path, wait=False)
-    while not run.metrics("reward"):
-        time.sleep(0.05)
+    until(lambda: run.metrics("reward"))
     run.stop()
     assert (run.wait().state, run.row.reason) == ("held", "stopped")
     stopped_at = run.row.last_step
     assert 0 < stopped_at < 20000
     assert rows(tmp_path, "SELECT step, kept FROM checkpoints") == [(stopped_at, 1)]
     resumed = api.resume(run.id, home=tmp_path, wait=False)
-    while len(resumed.metrics("reward")) <= stopped_at:
-        time.sleep(0.05)
+    until(lambda: len(resumed.metrics("reward")) > stopped_at)
     assert rows(tmp_path, "SELECT n, resumed_step FROM attempts") == [(1, None), (2, stopped_at)]
     resumed.cancel()
     assert (resumed.wait().state, resumed.row.reason) == ("cancelled", "cancelled")
@@ -169,8 +203,7 @@ def test_a_stop_leaves_a_checkpoint_and_says_so_and_resume_goes_on_from_it(tmp_p
 def test_a_second_stop_ends_at_once(tmp_path: Path) -> None:
     hang = "import time\ndef right(p, c, example):\n    time.sleep(8)\ndef short(p, c, example):\n    return 0.0\n"
     run = api.emulate(write_job(tmp_path, rewards=hang), home=tmp_path, wait=False)
-    while run.row.state != "running":
-        time.sleep(0.05)
+    until(lambda: run.row.state == "running")
     run.stop()
     time.sleep(0.2)
     run.stop()
@@ -184,15 +217,11 @@ def test_the_run_stops_when_its_starter_is_gone(tmp_path: Path) -> None:
     job = write_job(tmp_path, grpo={"steps": 5000})
     code = f"from runner import api; from pathlib import Path; api.emulate({str(job)!r}, home=Path({str(tmp_path)!r}))"
     starter = subprocess.Popen([sys.executable, "-c", code])
-    while not (tmp_path / ".runner/runs/sums-1/checkpoints").glob("step*") or not _started(tmp_path):
-        time.sleep(0.05)
+    until(lambda: _started(tmp_path))
     starter.kill()
     starter.wait()
     run = api.open_run("sums", home=tmp_path)
-    deadline = time.monotonic() + 20
-    while run.row.state.is_live and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert (run.row.state, run.row.reason) == ("held", "stopped")
+    assert (ended(run).state, run.row.reason) == ("held", "stopped")
     assert rows(tmp_path, "SELECT max(step) FROM checkpoints") == [(run.row.last_step,)]
 
 
@@ -227,7 +256,9 @@ def test_a_reward_that_cannot_be_imported_is_reported_with_its_line(tmp_path: Pa
 
 
 def test_calls_that_fail_are_recorded_and_their_completions_leave_the_group(tmp_path: Path) -> None:
-    sometimes = REWARDS.replace("    print(", '    if completion == "no idea":\n        raise ValueError("bad")\n    print(')
+    sometimes = REWARDS.replace(
+        "    print(", '    if completion == "no idea":\n        raise ValueError("bad")\n    print('
+    )
     run = api.emulate(write_job(tmp_path, rewards=sometimes, grpo={"steps": 2}), home=tmp_path)
     row = run.row
     failed = rows(
@@ -262,8 +293,7 @@ def test_a_rerun_from_a_checkpoint_goes_on_there_under_a_parent(tmp_path: Path) 
 def test_changed_data_refuses_a_resume_and_says_why(tmp_path: Path) -> None:
     job = write_job(tmp_path, grpo={"steps": 5000})
     run = api.emulate(job, home=tmp_path, wait=False)
-    while not run.metrics("reward"):
-        time.sleep(0.05)
+    until(lambda: run.metrics("reward"))
     run.stop()
     run.wait()
     copy = run.folder / "source/data.jsonl"
@@ -285,8 +315,7 @@ def test_a_full_disk_holds_the_run_and_it_goes_on_when_there_is_space(tmp_path: 
     assert (run.row.state, run.row.reason) == ("held", "disk_full")
     resumed = api.resume(run.id, home=home, wait=False)
     before = run.row.last_step
-    while len(resumed.metrics("reward")) <= before:
-        time.sleep(0.05)
+    until(lambda: len(resumed.metrics("reward")) > before)
     resumed.cancel()
     resumed.wait()
     steps = [step for step, _ in resumed.metrics("reward")]

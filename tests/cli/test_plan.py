@@ -1,0 +1,45 @@
+"""`runner plan`: every value in force and what it comes to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from tests.cli.kit import as_json, cli, make_job
+
+
+def test_the_arithmetic_is_told_in_words(tmp_path: Path) -> None:
+    make_job(tmp_path)
+    plan = as_json(cli("plan", "colours", "--json", cwd=tmp_path))
+    assert plan["arithmetic"][:2] == [
+        "4 prompts × 4 generations = 16 completions a step; 6 steps",
+        "24 prompts = 96 completions generated, at most 49,152 tokens",
+    ]
+    assert plan["arithmetic"][2].startswith("data: 8 rows, ")
+    assert plan["first_prompt"].startswith("Say ")
+    assert len(plan["reward_version"]) == 64
+
+
+def test_what_it_prints_is_the_resolved_job_as_yaml(tmp_path: Path) -> None:
+    make_job(tmp_path)
+    done = cli("plan", "colours", "--set", "grpo.beta=0.5", cwd=tmp_path)
+    assert done.returncode == 0
+    resolved = yaml.safe_load(done.stdout)
+    assert resolved["grpo"]["beta"] == 0.5
+    assert resolved["grpo"]["epsilon"] == 0.2
+    assert "# right: rewards.py:right" in done.stdout.replace("#   ", "# ")
+
+
+def test_the_emulator_says_what_it_does_differently(tmp_path: Path) -> None:
+    make_job(tmp_path)
+    plan = as_json(cli("plan", "colours", "--backend", "emulator", "--json", cwd=tmp_path))
+    assert {item["field"] for item in plan["differences"]} == {"grpo.max_completion_length"}
+    assert plan["spec"]["grpo"]["learning_rate"] == 2
+    assert as_json(cli("plan", "colours", "--json", cwd=tmp_path))["differences"] == []
+
+
+def test_nothing_is_made(tmp_path: Path) -> None:
+    make_job(tmp_path)
+    cli("plan", "colours", cwd=tmp_path)
+    assert not (tmp_path / ".runner").exists()
