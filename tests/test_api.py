@@ -166,6 +166,12 @@ def test_a_rewritten_job_is_what_the_next_run_scores_with(here: Path) -> None:
     assert {row.reward for row in again.completions()} == {float(len(row.completion)) for row in again.completions()}
 
 
+def test_overrides_act_on_a_job_made_in_code(here: Path) -> None:
+    run = runner.emulate(sums(), overrides=["emulator.steps=2"])
+    assert [step for step, _ in run.metrics("reward")] == [1, 2]
+    assert "emulator.steps=2" in str(runner.load_job(sums(), ["emulator.steps=2"]))
+
+
 # The folder that a job is written into
 
 

@@ -12,14 +12,17 @@ import typer
 from runner.cli.app import VERBS, Verbs, build
 
 BEGIN, END = "<!-- cli-reference:begin -->", "<!-- cli-reference:end -->"
+SHARED = ("--help", "--home DIR", "--json")
+"""Endings of options that nearly every verb has: told once."""
 
 
 def reference() -> str:
     """Every verb with its arguments and options, as Markdown."""
     group = typer.main.get_command(build())
     assert isinstance(group, Verbs)
+    head = "`--json` gives the result as JSON on stdout, `--home DIR` says where jobs/ and the recorded runs are.\n"
     parts = [part for name in VERBS for part in _command(name, group.get_command(None, name))]
-    return "\n".join(parts).rstrip() + "\n"
+    return "\n".join([head, *parts]).rstrip() + "\n"
 
 
 def _command(name: str, command: Any) -> Iterator[str]:
@@ -29,10 +32,10 @@ def _command(name: str, command: Any) -> Iterator[str]:
             yield from _command(f"{name} {word}", sub)
         return
     context = typer.Context(command, info_name=f"runner {name}")
-    usage = " ".join([context.info_name or "", *command.collect_usage_pieces(context)[1:]])
-    yield f"**`{usage}`** {' '.join((command.help or '').split())}\n"
+    arguments = [piece.replace("{", "").replace("}", "") for piece in command.collect_usage_pieces(context)[1:]]
+    yield f"**`{' '.join([f'runner {name}', *arguments])}`** {' '.join((command.help or '').split())}\n"
     told = [item.get_help_record(context) for item in command.get_params(context)]
-    rows = [record for record in told if record is not None and "--help" not in record[0]]
+    rows = [record for record in told if record is not None and not record[0].endswith(SHARED)]
     if rows:
         yield "| | |\n|---|---|"
         yield from (f"| `{_cell(names)}` | {_cell(text)} |" for names, text in rows)

@@ -93,7 +93,8 @@ def default(node: Node) -> str:
 
 def _unknown(field: str, path: tuple[str, ...]) -> JobError:
     above = next(node for n in range(len(path) - 1, -1, -1) if (node := node_at(path[:n])) is not None)
-    everywhere = {f"{name}.{inner}" for name, node in fields(job_schema()).items() for inner in fields(node)}
+    sections = [(name, node) for name, node in fields(job_schema()).items() if name != "emulator"]
+    everywhere = [f"{name}.{inner}" for name, node in sections for inner in fields(node)]
     known = {**dict.fromkeys(fields(above)), **dict.fromkeys(fields(job_schema())), **dict.fromkeys(everywhere)}
     by_end = [name for name in everywhere if name.split(".")[-1] == path[-1]]
     near = by_end or difflib.get_close_matches(field, known, n=1) or difflib.get_close_matches(path[-1], known, n=1)

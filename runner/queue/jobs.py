@@ -48,7 +48,9 @@ def _with_endings(base: Path) -> Iterator[Path]:
 
 def load_job(job: JobLike, overrides: Sequence[str] = ()) -> Loaded:
     """Reads a job. `overrides` are `dotted.path=value`. Raises JobError with every finding."""
-    return job if isinstance(job, Loaded) else load(find_job(job), overrides)
+    if isinstance(job, Loaded):
+        return load(job.path, (*job.overrides, *overrides)) if overrides else job
+    return load(find_job(job), overrides)
 
 
 def validate(job: JobLike, overrides: Sequence[str] = (), backend: BackendName = "trl") -> Checked:

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -35,11 +35,11 @@ class Loaded:
     path: Path
     folder: Path
     """What relative paths in the job are relative to."""
-    source: str
+    source: str = field(repr=False)
     """The file's text."""
     overrides: tuple[str, ...]
     """`--set` items in force, as given."""
-    document: Document
+    document: Document = field(repr=False)
 
     @property
     def name(self) -> str:

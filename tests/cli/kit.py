@@ -47,9 +47,7 @@ def make_job(
     (folder / "job.yaml").write_text(job)
     (folder / "rewards.py").write_text(rewards)
     write_lines(folder / "data.jsonl", [{"word": word} for word in WORDS])
-    recorded = [
-        {"word": word, "completions": [text.replace("{}", word) for text in completions]} for word in WORDS
-    ]
+    recorded = [{"word": word, "completions": [text.replace("{}", word) for text in completions]} for word in WORDS]
     write_lines(folder / "completions.jsonl", recorded)
     return folder
 
