@@ -14,7 +14,9 @@ import typer
 from runner.cli.out import note
 from runner.cli.text import clean, clean_line
 
-OK, FAILED, INVALID, UNFIT, INTERRUPTED = 0, 1, 2, 5, 130
+FAILED, INVALID, UNFIT, INTERRUPTED = 1, 2, 5, 130
+READER_GONE = 141
+"""As from SIGPIPE: what stdout was piped into has ended."""
 
 show_traceback = False
 """`--traceback` was given."""
@@ -33,7 +35,7 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:
             # Python flushes stdout once more at its end; the reader is gone, so that goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(OK) from None
+            raise typer.Exit(READER_GONE) from None
         except KeyboardInterrupt:
             note("interrupted")
             raise typer.Exit(INTERRUPTED) from None
@@ -44,16 +46,17 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _tell(error: Exception) -> int:
-    """Says what went wrong and gives the exit code. Found by name, so that no verb imports a room it does not use."""
+    """Says what went wrong and gives the exit code."""
     from runner.spec.errors import JobError, render
+    from runner.store.errors import StoreError
 
     if isinstance(error, JobError):
         note(render(error.findings))
         return INVALID
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    if kinds & {"StoreError", "EnvironmentUnfit"}:
+    unfit = type(error).__name__ == "EnvironmentUnfit"  # the api's, which most verbs do not import
+    if unfit or isinstance(error, StoreError):
         note(("error: ", "bold red"), clean(str(error)))
-        return UNFIT if "EnvironmentUnfit" in kinds else INVALID
+        return UNFIT if unfit else INVALID
     _tell_defect(error)
     return FAILED
 

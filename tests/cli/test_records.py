@@ -81,6 +81,13 @@ def test_reward_logs_hold_prints_and_errors_with_their_line(home: Path) -> None:
     assert_harmless(done.stdout)
 
 
+def test_the_trainers_own_log_can_be_read(home: Path) -> None:
+    log = home / ".runner/runs/colours-1/attempts/0001/trainer.log"
+    with log.open("a") as file:
+        file.write("loading \x1b[31mweights\n")
+    assert cli("logs", "colours-1", "--trainer", cwd=home).stdout.endswith("loading \\x1b[31mweights\n")
+
+
 def test_completions_show_groups_with_scores_and_reasons(home: Path) -> None:
     done = cli("completions", "colours-1", "--limit", "8", cwd=home)
     assert done.stdout.startswith("train step 6, group 0, example ")
@@ -141,7 +148,7 @@ def test_a_reader_that_leaves_is_no_error(home: Path) -> None:
     process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == ""
-    process.wait(timeout=60)
+    assert process.wait(timeout=60) == 141
 
 
 def test_diff_shows_settings_code_and_metrics(home: Path) -> None:

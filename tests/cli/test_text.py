@@ -22,7 +22,7 @@ def test_lines_and_ordinary_letters_stay() -> None:
 def test_json_is_ascii_and_holds_what_was_given() -> None:
     value = {"completion": "\x1b]0;x\x07\x7f\x9b\u202e☃"}
     shown = text.to_json(value)
-    assert shown.isascii() and not any(ord(c) < 32 and c != "\n" or ord(c) == 127 for c in shown)
+    assert shown.isascii() and not any((ord(c) < 32 and c != "\n") or ord(c) == 127 for c in shown)
     assert json.loads(shown) == value
 
 
