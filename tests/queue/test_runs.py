@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -76,10 +77,8 @@ def alive(pid: int) -> bool:
 
 def kill_tree(pid: int) -> None:
     for process in tree(pid):
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 def until(condition: Callable[[], object], seconds: float = 30) -> None:
