@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -20,11 +20,12 @@ from runner.backends import load_backend
 from runner.journal.events import Difference, Split
 from runner.journal.folder import read_json
 from runner.journal.states import Reason, State
-from runner.queue import local
+from runner.queue import local, publish
 from runner.queue.home import Home, find_home
 from runner.queue.jobs import BackendName, Checked, JobLike, validate
 from runner.queue.submit import Device
 from runner.queue.submit import submit as _submit
+from runner.rewards.versions import in_words
 from runner.spec.errors import JobError
 from runner.store import queries
 from runner.store.errors import StoreError
@@ -118,6 +119,8 @@ class RunHandle:
                 continue
             if event.type == "alert":
                 alerts.append(event.data["message"])
+            elif event.type == "version_changed" and event.data["number"] > 1 and (told := in_words(event.data)):
+                alerts.append(told.partition("\n")[0])
             elif event.type == "metrics_reported":
                 yield _progress(event.data["step"], total, event.data["metrics"], alerts)
                 alerts.clear()
@@ -161,6 +164,13 @@ class RunHandle:
             if store.run(self.id).state is not State.QUEUED:
                 local.resume(self.home, store, self.id)
         return _start(self, wait, detach)
+
+    def update_reward(self, name: str, function: Callable[..., Any], *, weight: float | None = None) -> str:
+        """Puts another function live under a reward's name, or adds a reward, without touching the job's files. Gives
+        the version's sha256; `follow` tells when it is live, or why not. The next edit of the files replaces it.
+        Raises CaptureError for a function that can't be written out, StoreError when the run has ended."""
+        with self.home.open() as store:
+            return publish.update_function(self.home, store, self.id, name, function, weight)
 
     def metrics(self, name: str) -> list[tuple[int, float]]:
         """A metric's (step, value) pairs, as `rewards/format/mean`."""
@@ -213,6 +223,8 @@ class RunHandle:
         if isinstance(started, str):
             return started
         self._started = started
+        if attached:
+            publish.publish_edits(self.home.run(self.id), started.supervisor)
         return ""
 
     def _let_go(self) -> None:
@@ -325,6 +337,13 @@ def _start(handle: RunHandle, wait: bool, detach: bool) -> RunHandle:
     if wait and not detach:
         handle.wait()
     return handle
+
+
+def update_reward(
+    run: str, name: str, function: Callable[..., Any], *, weight: float | None = None, home: str | Path | None = None
+) -> str:
+    """As `RunHandle.update_reward`: another function under a reward's name, live while the run trains."""
+    return open_run(run, home=home).update_reward(name, function, weight=weight)
 
 
 def resume(run: str, *, home: str | Path | None = None, wait: bool = True, detach: bool = False) -> RunHandle:

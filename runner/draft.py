@@ -60,6 +60,7 @@ class Sections(TypedDict, total=False):
     expect: Sequence[Expect | Mapped]
     emulator: Emulator | Mapped
     limits: Limits | Mapped
+    reload: Literal["auto", "ask", "off"]
     priority: int
     labels: Mapping[str, str]
 

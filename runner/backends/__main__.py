@@ -11,12 +11,15 @@ import os
 import signal
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 
 from runner.backends import load_backend
 from runner.data.load import load_examples
+from runner.grpo.checkpoint import last_step
 from runner.grpo.guards import RewardFailure
 from runner.grpo.inputs import Inputs, read_inputs
+from runner.grpo.reload import Past, Reload
 from runner.grpo.run import Run
 from runner.grpo.types import Reason
 from runner.journal import events
@@ -24,6 +27,7 @@ from runner.journal.folder import RunFolder
 from runner.journal.log import Journal
 from runner.journal.states import exit_code
 from runner.rewards.host import RewardHost, RewardLoadError
+from runner.rewards.versions import Shelf
 from runner.spec.errors import Finding, JobError
 
 
@@ -78,7 +82,9 @@ class Last:
 def _train(folder: RunFolder, attempt: int, journal: Journal, stop: list[int], last: Last) -> tuple[Reason, str]:
     inputs = read_inputs(folder)
     os.environ["RUNNER_DEVICE"] = inputs.device
-    with RewardHost(inputs.rewards, seed=inputs.job.seed) as host:
+    open_host = partial(RewardHost, seed=inputs.job.seed)
+    step = last_step(folder.checkpoints)
+    with Reload(Shelf(folder.rewards), Past.read(folder), step, journal, open_host) as rewards:
         data = load_examples(inputs.job, inputs.data_folder)
         _refuse_changed(data.sha256, inputs)
         run = Run(
@@ -86,13 +92,14 @@ def _train(folder: RunFolder, attempt: int, journal: Journal, stop: list[int], l
             folder=folder.path,
             train=data.train,
             held_out=data.eval,
-            scorer=host,
+            scorer=rewards.active,
+            switch=rewards,
             journal=journal,
             stop_requested=lambda: bool(stop),
             emulated=inputs.emulated,
         )
         backend = load_backend(inputs.backend)
-        _announce(run, host, inputs, [*inputs.differences, *backend.differences(inputs.job)], attempt, journal)
+        _announce(run, rewards, inputs, [*inputs.differences, *backend.differences(inputs.job)], attempt, journal)
         findings = backend.check(inputs.job)
         _refuse_unfit(findings)
         try:
@@ -103,7 +110,7 @@ def _train(folder: RunFolder, attempt: int, journal: Journal, stop: list[int], l
 
 
 def _announce(
-    run: Run, host: RewardHost, inputs: Inputs, differences: list[events.Difference], attempt: int, journal: Journal
+    run: Run, rewards: Reload, inputs: Inputs, differences: list[events.Difference], attempt: int, journal: Journal
 ) -> None:
     resumed = run.step if run.resume_from else None
     journal.append(
@@ -111,10 +118,9 @@ def _announce(
             attempt=attempt, resumed_step=resumed, backend=inputs.backend, emulated=inputs.emulated, pid=os.getpid()
         )
     )
-    if resumed is None:
-        journal.append(events.VersionChanged(version=host.version, number=1, state="active", first_step=0))
-        if differences:
-            journal.append(events.DifferencesFound(items=differences))
+    rewards.begin(resumed)
+    if resumed is None and differences:
+        journal.append(events.DifferencesFound(items=differences))
 
 
 def _classify(error: Exception) -> tuple[Reason, str]:

@@ -23,8 +23,6 @@ class Inputs:
     data_folder: Path
     data_sha256: str
     """Of the data at submission."""
-    rewards: Path
-    """Bundle folder of the wanted reward version."""
     differences: list[Difference]
 
 
@@ -41,7 +39,6 @@ def read_inputs(folder: RunFolder) -> Inputs:
         emulated=run["emulated"],
         device=spec["device"],
         data_folder=job_folder,
-        rewards=folder.rewards / folder.wanted.read_text().strip(),
         data_sha256=spec["data_sha256"],
         differences=[Difference(**item) for item in spec["differences"]],
     )

@@ -51,6 +51,14 @@ class Scorer(Protocol):
     def score(self, groups: Sequence[GroupCall], *, step: int, split: str) -> list[list[Score]]: ...
 
 
+class Switch(Protocol):
+    """What may put another reward version live between two batches. `runner.grpo.reload.Reload` is the one there is."""
+
+    def turn(self, step: int) -> Scorer: ...
+    def keep(self, calls: Sequence[GroupCall], scores: Sequence[Sequence[Score]]) -> None: ...
+    def roll_back(self, error: str) -> bool: ...
+
+
 class Run:
     """One attempt of one run. Exists on rank 0 only."""
 
@@ -65,6 +73,7 @@ class Run:
         journal: Journal,
         stop_requested: Callable[[], bool],
         emulated: bool,
+        switch: Switch | None = None,
     ) -> None:
         self.job = job
         self.held_out = tuple(held_out[: job.evaluation.limit])
@@ -74,6 +83,7 @@ class Run:
         self._folder = folder / "checkpoints"
         self._train = train
         self._scorer = scorer
+        self._switch = switch
         self._journal = journal
         self._stop_requested = stop_requested
         self._expects = job.emulator.expect if emulated else job.expect
@@ -132,7 +142,10 @@ class Run:
         recorded first. The groups must have equal sizes.
         """
         began = time.monotonic()
-        scores = self._scorer.score([_call(group) for group in groups], step=step, split=split)
+        if split == "train":
+            self._turn(step)
+        calls = [_call(group) for group in groups]
+        scores = self._scorer.score(calls, step=step, split=split)
         optimised = [i for i, function in enumerate(self._scorer.functions) if function.weight != 0]
         values = [_optimised_values(row, optimised, self._scorer.functions) for row in scores]
         weights = tuple(self._scorer.functions[i].weight for i in optimised)
@@ -150,9 +163,27 @@ class Run:
         self._reward_seconds = time.monotonic() - began
         if split == "train":
             self._tokens += sum(completion.n_tokens for group in groups for completion in group.completions)
-            fail_on = frozenset(function.name for function in self._scorer.functions if function.on_error == "fail")
-            self._breaker.check(scored, fail_on)
+            self._check(calls, scored)
         return scored
+
+    def _turn(self, step: int) -> None:
+        """A reward version goes live at the first training batch of a step, and never in an evaluation."""
+        scorer = self._scorer if self._switch is None else self._switch.turn(step)
+        if scorer is not self._scorer:
+            self._scorer = scorer
+            self._breaker = guards.Breaker()
+
+    def _check(self, calls: Sequence[GroupCall], scored: Scored) -> None:
+        """Too many failed calls end the run, or only the reward version where it was put live just now."""
+        fail_on = frozenset(function.name for function in self._scorer.functions if function.on_error == "fail")
+        try:
+            self._breaker.check(scored, fail_on)
+        except guards.RewardFailure as failure:
+            if self._switch is None or not self._switch.roll_back(str(failure)):
+                raise
+        else:
+            if self._switch is not None:
+                self._switch.keep(calls, scored.scores)
 
     def report(self, step: int, metrics: Mapping[str, float], *, split: Split = "train") -> Next:
         """Records a finished step's metrics (TRL's names; `eval` ones without a prefix) and says what comes next.

@@ -105,14 +105,35 @@ class MetricsReported(Base, frozen=True, kw_only=True, tag="metrics_reported"):
     metrics: dict[str, float]
 
 
+class ScoreChange(msgspec.Struct, frozen=True, kw_only=True):
+    """How a function's scores of stored completions differ from the live version's."""
+
+    name: str
+    before: float | None
+    """Mean; None for a function that is new."""
+    after: float | None
+    """None for a function that is gone."""
+    rank: float | None
+    """Spearman's rank correlation; None where it has no meaning."""
+
+
 class VersionChanged(Base, frozen=True, kw_only=True, tag="version_changed"):
     """A reward version was staged, went live, was retired or was refused."""
 
     version: str
     number: int
+    """1, 2, 3 within the run, in the order in which the trainer came to know of them."""
     state: Literal["staged", "active", "retired", "rejected"]
     first_step: int | None = None
+    """`active`: the first training step whose completions it scores."""
     error: str | None = None
+    """`rejected`: why; the first line is enough for a person in a hurry."""
+    asks: bool = False
+    """`staged`: goes live when a person says so (`reload: ask`)."""
+    changes: list[ScoreChange] = []
+    """`staged`: on the last batch's completions."""
+    reference: dict[str, float] = {}
+    """`staged`: mean of every function over completions that are the same for all versions of the run."""
 
 
 class CheckpointSaved(Base, frozen=True, kw_only=True, tag="checkpoint_saved"):

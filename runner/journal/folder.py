@@ -3,7 +3,7 @@
 run.json          who the run is: id, job, revision, backend, parent, where the job lies
 spec.json         the resolved spec, every default written out
 source/           the job's files as submitted: job.yaml, data, recorded completions
-rewards/<sha256>/ sources of every reward version; rewards/wanted names the one to use
+rewards/<sha256>/ sources of every reward version; rewards/wanted names the one to use (`runner.rewards.versions`)
 journal/0001.jsonl    one file for each attempt
 checkpoints/step-000050/
 attempts/0001/    handle.json (the supervisor's pid), trainer.log, exit.json

@@ -10,7 +10,7 @@ from typing import Literal
 from runner.journal.events import Difference
 from runner.journal.folder import RunFolder, write_json
 from runner.queue.jobs import Checked
-from runner.rewards import bundle
+from runner.rewards.versions import Shelf
 from runner.spec.model import JobSpec, dump
 from runner.spec.resolve import revision
 from runner.store.rows import Submission
@@ -47,8 +47,7 @@ def _fill(folder: RunFolder, checked: Checked, device: Device, fork: Path | None
     (folder.source / loaded.path.name).write_text(loaded.source)
     for path in _inputs(checked.job):
         _copy(loaded.folder / path, folder.source / path)
-    bundle.write(checked.rewards, folder.rewards)
-    folder.wanted.write_text(checked.rewards.sha256)
+    Shelf(folder.rewards).publish(checked.rewards, "submit")
     if fork is not None:
         shutil.copytree(fork, folder.checkpoints / fork.name)
     write_json(

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -110,6 +110,21 @@ def read(folder: Path) -> Bundle:
     if bundle.sha256 != content["sha256"]:
         raise ValueError(f"{folder}: its files have changed since it was written; publish the rewards again")
     return bundle
+
+
+def with_function(base: Bundle, folder: Path, name: str, source: str, attribute: str, weight: float | None) -> Bundle:
+    """The version with the reward `name` (new, or as it was but for the code) defined by a source of its own.
+
+    `folder`: the base version's. A `weight` of None leaves it as it is.
+    """
+    file = f"update_{hashlib.sha256(source.encode()).hexdigest()[:12]}.py"
+    known = next((function for function in base.functions if function.name == name), None)
+    function = known or _function(name, Reward(fn=f"{file}:{attribute}"))
+    function = replace(function, file=file, attribute=attribute, weight=function.weight if weight is None else weight)
+    others = {other.name: other for other in base.functions}
+    functions = tuple((others | {name: function}).values())
+    kept = dict.fromkeys(other.file for other in functions if other.file != file)
+    return _bundle(functions, {**collect(folder, list(kept)), file: source.encode()})
 
 
 def columns_read(bundle: Bundle) -> list[ColumnRead]:

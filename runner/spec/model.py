@@ -353,6 +353,8 @@ class JobSpec(Section):
     """What differs in miniature on a CPU, and what CI expects of it."""
     limits: Limits = Limits()
     """Budgets. A run that hits one is checkpointed and ends as `timed_out`, exit code 4."""
+    reload: Literal["auto", "ask", "off"] = "auto"
+    """Edits of rewards while the job trains: `auto` puts them live at the next step, `ask` waits for `runner reward accept`, `off` leaves the run alone."""  # noqa: E501
     priority: int = 0
     """Higher goes first in the queue."""
     labels: dict[str, str] = {}
@@ -368,7 +370,7 @@ class JobSpec(Section):
         return value
 
 
-LIVE_FIELDS = frozenset({"rewards", "priority", "limits", "labels"})
+LIVE_FIELDS = frozenset({"rewards", "reload", "priority", "limits", "labels"})
 """Fields whose change makes no new revision: they act on the run that is there."""
 
 EMULATOR_OVERRIDES: dict[str, tuple[str, str]] = {
