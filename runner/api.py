@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,9 @@ from runner.journal.states import Reason, State
 from runner.queue import local, publish
 from runner.queue.home import Home, find_home
 from runner.queue.jobs import BackendName, Checked, JobLike, validate
+from runner.queue.progress import Progress, progress
 from runner.queue.submit import Device
 from runner.queue.submit import submit as _submit
-from runner.rewards.versions import in_words
 from runner.spec.errors import JobError
 from runner.store import queries
 from runner.store.errors import StoreError
@@ -38,31 +37,6 @@ ALL = -1
 
 class EnvironmentUnfit(Exception):
     """This machine can't do what was asked; the message says what would help."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """What a run has come to: a finished step, or an evaluation of what the steps so far have taught."""
-
-    step: int
-    total: int
-    metrics: Mapping[str, float]
-    """Of the step, by TRL's names; empty for an evaluation."""
-    evaluation: Mapping[str, float] | None
-    """On held-out prompts, as `eval/reward`; None for a training step."""
-    alerts: tuple[str, ...]
-    """What a person should see, since the last progress."""
-
-    def __str__(self) -> str:
-        figures = self.metrics or self.evaluation or {}
-        shown = {name: value for name, value in figures.items() if name.removeprefix("eval/") == "reward"}
-        shown |= {name.removesuffix("/mean"): value for name, value in figures.items() if _is_of_a_reward(name)}
-        text = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
-        return "  ".join([f"step {self.step}/{self.total}", text, *(f"! {alert}" for alert in self.alerts)]).rstrip()
-
-
-def _is_of_a_reward(metric: str) -> bool:
-    return metric.removeprefix("eval/").startswith("rewards/") and metric.endswith("/mean")
 
 
 class RunHandle:
@@ -112,20 +86,7 @@ class RunHandle:
     def follow(self) -> Iterator[Progress]:
         """Every step and evaluation in their order, from the first one on and then as they come. Ends when the run has
         ended; leaving the loop leaves the run alone."""
-        total = self.row.total_steps
-        alerts: list[str] = []
-        for event in self.events():
-            if event is None or event.void or event.data is None:
-                continue
-            if event.type == "alert":
-                alerts.append(event.data["message"])
-            elif event.type == "version_changed" and event.data["number"] > 1 and (told := in_words(event.data)):
-                alerts.append(told.partition("\n")[0])
-            elif event.type == "metrics_reported":
-                yield _progress(event.data["step"], total, event.data["metrics"], alerts)
-                alerts.clear()
-        if alerts:
-            yield _progress(self.row.last_step, total, {}, alerts)
+        yield from progress(self.events(), self.row.total_steps)
 
     def events(self, after: int = 0) -> Iterator[EventRow | None]:
         """Events as they come, from the event id `after` on; None while nothing is new. Ends when the run has."""
@@ -148,10 +109,8 @@ class RunHandle:
         if self._started is not None:
             self._started.stop()
             return
-        with self.home.open() as store:
-            attempts = store.attempts(self.id)
-        if attempts:
-            local.stop(self.home.run(self.id), attempts[-1].n)
+        if attempts := self.home.run(self.id).attempts():
+            local.stop(self.home.run(self.id), attempts[-1])
 
     def cancel(self) -> None:
         """Ends the run for good, after a checkpoint if it is running. Raises StoreError when it has ended."""
@@ -233,17 +192,6 @@ class RunHandle:
         if started is not None and started.pipe is not None:
             started.supervisor.wait()
             os.close(started.pipe)
-
-
-def _progress(step: int, total: int, metrics: Mapping[str, float], alerts: Sequence[str]) -> Progress:
-    evaluated = any(name.startswith("eval/") for name in metrics)
-    return Progress(
-        step=step,
-        total=total,
-        metrics={} if evaluated else metrics,
-        evaluation=metrics if evaluated else None,
-        alerts=tuple(alerts),
-    )
 
 
 def _failed_calls(store: Store, run_id: str) -> Iterator[RewardLogRow]:

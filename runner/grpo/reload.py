@@ -156,9 +156,8 @@ class Reload:
     def keep(self, calls: Sequence[GroupCall], scores: Sequence[Sequence[Score]]) -> None:
         """A scored train batch: what the next version is tried on, and at first what all versions are measured by."""
         stored = vet.store(calls, scores)
-        if not self._reference:
-            _write_reference(self._shelf.reference, stored)
-            self._reference = stored.calls
+        if self._stored is None and self._reference is None:
+            self._reference = _write_reference(self._shelf.reference, stored)
         self._stored = stored
 
     def roll_back(self, error: str) -> bool:
@@ -294,16 +293,21 @@ def _load_error(error: Exception, folder: Path) -> str:
     return f"{text}\n{error.detail}" if isinstance(error, RewardLoadError) else text
 
 
-def _write_reference(path: Path, stored: vet.Stored) -> None:
+def _write_reference(path: Path, stored: vet.Stored) -> vet.Stored | None:
+    """None when the examples hold what JSON does not bring back: versions are then tried on the last batch alone."""
     part = path.with_name(f".{path.name}.part")
-    part.write_bytes(msgspec.json.encode({"calls": stored.calls, "means": vet.means(stored.scores)}))
+    part.write_bytes(msgspec.json.encode({"stored": stored, "means": vet.means(stored.scores)}))
+    if _read_reference(part) != stored:
+        part.unlink()
+        return None
     part.replace(path)
+    return stored
 
 
-def _read_reference(path: Path) -> Sequence[GroupCall]:
-    """Nothing where there is none yet."""
+def _read_reference(path: Path) -> vet.Stored | None:
+    """None where there is none yet."""
     try:
         content = msgspec.json.decode(path.read_bytes())
     except FileNotFoundError:
-        return []
-    return msgspec.convert(content["calls"], list[GroupCall])
+        return None
+    return msgspec.convert(content["stored"], vet.Stored)

@@ -16,7 +16,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,9 +176,11 @@ def update_function(
 
     Raises CaptureError for a function that can't be written out, StoreError when the run has ended.
     """
-    _versions_of_open_run(home, store, run_id)
+    versions = _versions_of_open_run(home, store, run_id)
     shelf = Shelf(home.run(run_id).rewards)
     base = shelf.target.sha256
+    if any(row.sha256 == base and row.state == "rejected" for row in versions):
+        base = live_version(versions) or base
     source, attribute = capture({name: function}), name_of(function)
     updated = bundle.with_function(shelf.bundle(base), shelf.path(base), name, source, attribute, weight)
     shelf.publish(updated, "call")
@@ -221,6 +223,11 @@ def accept(home: Home, store: Store, run_id: str) -> RewardVersionRow:
     return row
 
 
+def live_version(versions: Sequence[RewardVersionRow]) -> str | None:
+    """sha256 of the version that scores, or scored last; None before the run has begun."""
+    return next((row.sha256 for row in versions if row.state == "active"), None)
+
+
 def _versions_of_open_run(home: Home, store: Store, run_id: str) -> list[RewardVersionRow]:
     conclude(home, store, run_id)
     run = store.run(run_id)
@@ -241,10 +248,10 @@ class Drift:
     error: str = ""
 
 
-def drift(folder: RunFolder) -> Drift | None:
-    """None when the files are the version that is wanted, or are gone."""
+def drift(folder: RunFolder, live: str) -> Drift | None:
+    """None when the files are the version `live`, or are gone."""
     spec = read_json(folder.spec_json) or {}
-    job_file, shelf = Path(spec["job_file"]), Shelf(folder.rewards)
+    job_file = Path(spec["job_file"])
     if not job_file.exists():
         return None
     try:
@@ -252,4 +259,4 @@ def drift(folder: RunFolder) -> Drift | None:
         built = bundle.build(loaded.job.rewards, loaded.folder)
     except JobError as error:
         return Drift(None, _in_words(error, job_file.parent))
-    return None if built.sha256 == shelf.wanted else Drift(built.sha256)
+    return None if built.sha256 == live else Drift(built.sha256)

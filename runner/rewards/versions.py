@@ -120,6 +120,7 @@ class Shelf:
 
     @property
     def reference(self) -> Path:
+        """Written once, by the trainer: `stored` (`runner.rewards.vet.Stored`) and the first version's `means`."""
         return self.folder / "reference.json"
 
     @property

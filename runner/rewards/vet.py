@@ -69,15 +69,15 @@ def store(calls: Sequence[GroupCall], scores: Sequence[Sequence[Score]], most: i
     for call in calls:
         if left <= 0:
             break
-        kept.append(replace(call, completions=tuple(call.completions[:left]), finish=tuple(call.finish[:left])))
+        kept.append(replace(call, completions=list(call.completions[:left]), finish=list(call.finish[:left])))
         left -= len(call.completions)
-    return Stored(kept, scores[:most])
+    return Stored(kept, list(scores[:most]))
 
 
 def vet(
     scorer: Scorer,
     stored: Stored,
-    reference: Sequence[GroupCall],
+    reference: Stored | None,
     *,
     step: int,
     strict: bool,
@@ -85,17 +85,22 @@ def vet(
 ) -> Verdict:
     """Ends at the first failure, or when nobody waits for it any more (`is_wanted`).
 
-    `strict=False` for a version that has been live before: it is wanted back with its faults. Raises Refused and
-    Abandoned.
+    `reference`: the run's reference completions with the scores of its first version. `strict=False` for a version that
+    has been live before: it is wanted back with its faults. Raises Refused and Abandoned.
     """
-    rows: list[Sequence[Score]] = []
-    for row in _scored(scorer, stored.calls, step, is_wanted):
-        before = stored.scores[len(rows)]
-        if strict and (failed := _new_failure(before, row)) is not None:
-            raise Refused(_in_words(failed))
-        rows.append(row)
-    on_reference = list(_scored(scorer, reference, step, is_wanted))
-    return Verdict(changes=_changes(stored.scores, rows), reference=means(on_reference))
+
+    def rows(of: Stored) -> list[list[Score]]:
+        scored = _scored(scorer, of.calls, step, is_wanted)
+        return [_accepted(before, row, strict) for before, row in zip(of.scores, scored, strict=True)]
+
+    changes = _changes(stored.scores, rows(stored))
+    return Verdict(changes=changes, reference=means(rows(reference)) if reference else {})
+
+
+def _accepted(before: Sequence[Score], row: list[Score], strict: bool) -> list[Score]:
+    if strict and (failed := _new_failure(before, row)) is not None:
+        raise Refused(_in_words(failed))
+    return row
 
 
 def _scored(
@@ -127,11 +132,11 @@ def _new_failure(before: Sequence[Score], after: Sequence[Score]) -> Score | Non
 
 
 def _in_words(score: Score) -> str:
-    """`rewards.py:12: right: ValueError: bad, on a completion that the live version scores`."""
+    """`rewards.py:12: right: ValueError: bad, on a completion that was scored before`."""
     head, *lines = (score.error or score.outcome).split("\n")
     places = [line.strip().split(" in ")[0] for line in lines if ".py:" in line and not line.strip().startswith("/")]
     place = "" if not places else f"{places[0 if score.outcome is Outcome.TIMEOUT else -1]}: "
-    return f"{place}{score.name}: {head}, on a completion that the live version scores"
+    return f"{place}{score.name}: {head}, on a completion that was scored before"
 
 
 # ------------------------------------------------------------------------------------------------------- figures
