@@ -47,10 +47,6 @@ class RunFolder:
         return self.path / "rewards"
 
     @property
-    def wanted(self) -> Path:
-        return self.path / "rewards" / "wanted"
-
-    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
