@@ -106,7 +106,7 @@ def _accepted(before: Sequence[Score], row: list[Score], strict: bool) -> list[S
 def _scored(
     scorer: Scorer, calls: Sequence[GroupCall], step: int, is_wanted: Callable[[], bool]
 ) -> Iterator[list[Score]]:
-    """One completion, then twice as many each time: a hang costs one deadline, and slow calls run side by side."""
+    """One completion, then eight times as many each time: a hang costs one deadline, slow calls run side by side."""
     single = [
         replace(call, completions=[text], finish=call.finish[i : i + 1])
         for call in calls
@@ -117,7 +117,7 @@ def _scored(
         if not is_wanted():
             raise Abandoned
         yield from scorer.score(single[start : start + size], step=step, split="train")
-        start, size = start + size, size * 2
+        start, size = start + size, size * 8
 
 
 def _new_failure(before: Sequence[Score], after: Sequence[Score]) -> Score | None:
