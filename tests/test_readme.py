@@ -22,7 +22,8 @@ def blocks(language: str) -> list[str]:
 @pytest.mark.lm
 def test_the_ten_lines_of_python_run_as_they_stand(tmp_path: Path) -> None:
     [code] = [block for block in blocks("python") if "import runner" in block]
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    (tmp_path / "ten_lines.py").write_text(code)
+    done = subprocess.run([sys.executable, "ten_lines.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "succeeded" in done.stdout
 
