@@ -27,7 +27,7 @@ from runner.rewards.contract import GroupCall, Score
 from runner.rewards.host import RewardHost, RewardLoadError
 from runner.rewards.versions import Shelf, Target
 
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.02
 """Between two looks at the folder: two small files are read."""
 ROLLBACK_STEPS = 10
 """From its switch on, in which a failing version is rolled back; later it is more likely that something else broke."""

@@ -2,7 +2,7 @@
 
 A publisher only leaves versions in the run folder; the trainer vets them and puts them live. It runs none of the code.
 
-The files are looked at by their stat, 20 times a second: a handful of stat calls cost less than a file watcher's
+The files are looked at by their stat, 50 times a second: a handful of stat calls cost less than a file watcher's
 threads, miss nothing, and work on every file system. Saves close to each other make one version: files are read when
 they have been quiet for a moment.
 """
@@ -34,7 +34,7 @@ from runner.store.errors import StoreError
 from runner.store.rows import RewardVersionRow
 from runner.store.store import Store
 
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.02
 QUIET_SECONDS = 0.1
 """Without a change until the files are read."""
 PATIENCE_SECONDS = 0.5
