@@ -45,6 +45,8 @@ class Past:
     """First step → version, the first one included; those behind the checkpoint too."""
     rejected: Mapping[str, str]
     """Version → why, for those whose last record is a refusal."""
+    failed: Mapping[str, int]
+    """Of these, those that failed while they were live → the step from which on they were not to score."""
 
     @classmethod
     def read(cls, folder: RunFolder) -> Past:
@@ -52,6 +54,7 @@ class Past:
         numbers: dict[str, int] = {}
         switches: dict[int, str] = {}
         rejected: dict[str, str] = {}
+        failed: dict[str, int] = {}
         for attempt in folder.attempts():
             for event in read_types(folder.journal(attempt), "version_changed"):
                 assert isinstance(event, events.VersionChanged)
@@ -60,9 +63,10 @@ class Past:
                     switches[event.first_step] = event.version
                 if event.state == "rejected":
                     rejected[event.version] = event.error or ""
+                    failed |= {event.version: event.first_step} if event.first_step is not None else {}
                 elif event.state != "retired":
                     rejected.pop(event.version, None)
-        return cls(numbers, dict(sorted(switches.items())), rejected)
+        return cls(numbers, dict(sorted(switches.items())), rejected, failed)
 
 
 class Reload:
@@ -86,7 +90,8 @@ class Reload:
         self._was_live = {*earlier.values()} - {*past.rejected}
         self._previous = self._before_active(earlier)
         """What to go back to when the live version fails."""
-        self._return_to: str | None = None
+        has_failed = self.active.version in past.rejected and past.failed.get(self.active.version, step + 2) <= step + 1
+        self._return_to = self._previous if has_failed else None
         self._handled = shelf.target.sha256 if shelf.target.sha256 in past.rejected else self._coming
         """What was wanted at the last look."""
         self._stored: vet.Stored | None = None
@@ -168,7 +173,7 @@ class Reload:
                 return False
             self._return_to = self._previous
             self._was_live.discard(self.active.version)
-            self._tell(self.active.version, "rejected", error=error)
+            self._tell(self.active.version, "rejected", error=error, first_step=self._step + 1)
             return True
 
     def _take_staged(self) -> RewardHost | None:
@@ -189,7 +194,7 @@ class Reload:
             return
         error = (refused or {}).get(before.version)
         if error is not None and back is None:
-            self._tell(before.version, "rejected", error=error)
+            self._tell(before.version, "rejected", error=error, first_step=step)
         elif back is None:
             self._tell(before.version, "retired")
         fallback = back or (before.version if error is None else self._previous)
@@ -305,9 +310,9 @@ def _write_reference(path: Path, stored: vet.Stored) -> vet.Stored | None:
 
 
 def _read_reference(path: Path) -> vet.Stored | None:
-    """None where there is none yet."""
+    """None where there is none yet, or only one that another release wrote."""
     try:
         content = msgspec.json.decode(path.read_bytes())
-    except FileNotFoundError:
+        return msgspec.convert(content["stored"], vet.Stored)
+    except (FileNotFoundError, msgspec.DecodeError):
         return None
-    return msgspec.convert(content["stored"], vet.Stored)

@@ -125,7 +125,8 @@ class VersionChanged(Base, frozen=True, kw_only=True, tag="version_changed"):
     """1, 2, 3 within the run, in the order in which the trainer came to know of them."""
     state: Literal["staged", "active", "retired", "rejected"]
     first_step: int | None = None
-    """`active`: the first training step whose completions it scores."""
+    """`active`: the first training step whose completions it scores. `rejected`: for a version that failed while it
+    was live, the first that it does not score any more."""
     error: str | None = None
     """`rejected`: why; the first line is enough for a person in a hurry."""
     asks: bool = False

@@ -259,7 +259,7 @@ def test_a_version_that_fails_right_after_its_switch_is_rolled_back_and_the_run_
         assert "ZeroDivisionError" in (trainer.until(2, "rejected").error or "")
         assert trainer.evaluate(3).version == two, "no switch before an evaluation"
         assert trainer.step(4, texts=("x", "x")).version == one
-        assert trainer.told()[-2:] == [(2, "rejected", None), (1, "active", 4)]
+        assert trainer.told()[-2:] == [(2, "rejected", 4), (1, "active", 4)]
         three = trainer.publish(value(3))
         trainer.until(3, "staged")
         assert trainer.step(5).version == three
@@ -349,11 +349,25 @@ def test_a_roll_back_is_replayed_too(tmp_path: Path) -> None:
     with attempt(tmp_path, number=2, step=2, resumed=2) as trainer:
         assert trainer.step(3, texts=("x", "x")).version == two
         assert trainer.step(4).version == one
-        assert trainer.told() == [(2, "rejected", None), (1, "active", 4)]
+        assert trainer.told() == [(2, "rejected", 4), (1, "active", 4)]
     with attempt(tmp_path, number=3, step=2, resumed=2) as trainer:
         assert trainer.step(3).version == two, "this time the batch is another one"
         assert trainer.step(4).version == one
-        assert trainer.told() == [(2, "rejected", None), (1, "active", 4)]
+        assert trainer.told() == [(2, "rejected", 4), (1, "active", 4)]
+
+
+def test_a_version_that_failed_before_the_checkpoint_does_not_score_behind_it(tmp_path: Path) -> None:
+    one = publish(tmp_path, value(1), "submit")
+    with attempt(tmp_path) as trainer:
+        trainer.step(1)
+        two = trainer.publish(FAILS_ON_X)
+        trainer.until(2, "staged")
+        trainer.step(2)
+        trainer.step(3, texts=("x", "x"))
+    with attempt(tmp_path, number=2, step=3, resumed=3) as trainer:
+        assert trainer.evaluate(3).version == two, "as it was before"
+        assert trainer.step(4).version == one
+        assert trainer.told() == [(1, "active", 4)]
 
 
 def test_a_version_that_was_refused_is_not_tried_again_by_the_next_attempt(tmp_path: Path) -> None:
