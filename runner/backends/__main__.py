@@ -6,6 +6,7 @@ the journal. The one place where an exception becomes a reason.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -30,6 +31,9 @@ from runner.rewards.host import RewardHost, RewardLoadError
 from runner.rewards.versions import Shelf
 from runner.spec.errors import Finding, JobError
 
+RESERVE_BYTES = 8192
+"""Taken from the disk at the start, so that a full one has room for the last word and the exit record."""
+
 
 class Unfit(Exception):
     """The machine can't run this job."""
@@ -39,17 +43,26 @@ def main() -> int:
     folder, attempt = RunFolder(Path(sys.argv[1])), int(sys.argv[2])
     stop = _stop_flag()
     journal = Journal(folder.journal(attempt))
+    with contextlib.suppress(OSError):
+        folder.reserve.write_bytes(os.urandom(RESERVE_BYTES))
     last = Last()
     try:
         reason, detail = _train(folder, attempt, journal, stop, last)
     except Exception as error:
-        traceback.print_exc()
+        _log_traceback()
         reason, detail = _classify(error)
+    folder.reserve.unlink(missing_ok=True)
     try:
         journal.append(events.AttemptEnded(step=last.step, reason=reason, detail=detail))
     except OSError:
-        traceback.print_exc()
+        _log_traceback()
     return exit_code(reason)
+
+
+def _log_traceback() -> None:
+    """Into the trainer's log, which a full disk may have no room for; the last word may still fit."""
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
 
 
 def _refuse_unfit(findings: list[Finding]) -> None:

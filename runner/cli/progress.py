@@ -90,7 +90,10 @@ class Progress:
             note(head, *figures)
 
     def _figures(self, metrics: Mapping[str, float]) -> list[Part]:
-        named = {"reward": "reward", **{name: f"rewards/{name}/mean" for name in self._rewards}}
+        found = [name.removeprefix("rewards/") for name in metrics if name.startswith("rewards/")]
+        added = [name.removesuffix("/mean") for name in found if name.endswith("/mean")]  # while it trains
+        names = list(dict.fromkeys([*self._rewards, *added]))[:MAX_REWARDS]
+        named = {"reward": "reward", **{name: f"rewards/{name}/mean" for name in names}}
         known = {name: metrics[metric] for name, metric in named.items() if metric in metrics}
         return [f"  {clean_line(name)} {value:.2f}" for name, value in known.items()]
 

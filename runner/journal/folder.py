@@ -8,6 +8,7 @@ journal/0001.jsonl    one file for each attempt
 checkpoints/step-000050/
 attempts/0001/    handle.json (the supervisor's pid), trainer.log, exit.json
 state.json        how the run stands, once it no longer runs
+reserve           room on the disk for the trainer's last word, given back before it
 lock              held by supervisor and trainer while they live
 """
 
@@ -49,6 +50,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def reserve(self) -> Path:
+        return self.path / "reserve"
 
     @property
     def lock(self) -> Path:
