@@ -147,7 +147,8 @@ engine.prepare("cpu")
 import trl.generation.vllm_generation as generation
 from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
-llm = generation.LLM(model=base, max_model_len=64, gpu_memory_utilization=0.1, enable_lora=bool(adapter), max_lora_rank=8)
+room = {"max_model_len": 64, "gpu_memory_utilization": 0.1}
+llm = generation.LLM(model=base, enable_lora=bool(adapter), max_lora_rank=8, **room)
 settings = SamplingParams(temperature=0.0, max_tokens=1, logprobs=5)
 request = LoRARequest("tuned", 1, adapter) if adapter else None
 [output] = llm.generate([{"prompt_token_ids": ids}], settings, lora_request=request, use_tqdm=False)
