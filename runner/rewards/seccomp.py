@@ -1,6 +1,6 @@
 """System call filters (seccomp BPF), assembled by hand: no library, no privilege.
 
-A filter can't be taken off again, is inherited by every child, and the strictest of several wins. Standard library only.
+A filter can't be taken off again, every child inherits it, and the strictest of several wins. Standard library only.
 """
 
 from __future__ import annotations
