@@ -16,10 +16,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
-
+from runner.journal.events import GuaranteeRow
 from runner.rewards.confine import Policy
 from runner.rewards.landlock import SCOPE_ABI
 from runner.rewards.sandbox import policy_of
@@ -45,22 +44,14 @@ LAYERS: dict[Guarantee, tuple[str, ...]] = {
 """Which layers keep a guarantee."""
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one guarantee."""
+def check(sandbox: Sandbox) -> list[GuaranteeRow]:
+    """Tries what the job's sandbox forbids. Takes a tenth of a second.
 
-    name: Guarantee
-    state: Literal["enforced", "open", "not enforced"]
-    """`open`: the job's own wish."""
-    why: str
-    """What it means; or what the job opened; or what could be done all the same, and what is missing."""
-
-
-def check(sandbox: Sandbox) -> list[Kept]:
-    """Tries what the job's sandbox forbids. Takes a tenth of a second."""
+    `why` says what a guarantee means; or what the job opened; or what could be done all the same and what is missing.
+    """
     if sys.platform != "linux":
-        return [
-            Kept(name=name, state="not enforced", why=f"{sys.platform} has no means that we know") for name in LAYERS
-        ]
+        why = f"{sys.platform} has no means that we know"
+        return [GuaranteeRow(name=name, state="not enforced", why=why) for name in LAYERS]
     with ExitStack() as stack:
         scratch, outside = (Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(2))
         policy = policy_of(sandbox, scratch, scratch, Path.cwd())
@@ -68,7 +59,7 @@ def check(sandbox: Sandbox) -> list[Kept]:
     return [_kept(name, sandbox, found) for name in LAYERS]
 
 
-def unmet(sandbox: Sandbox, kept: Sequence[Kept]) -> list[str]:
+def unmet(sandbox: Sandbox, kept: Sequence[GuaranteeRow]) -> list[str]:
     """What `sandbox.require` asks for and is not enforced, in words with the way out."""
     return [
         f"sandbox.require: {item.name} is {item.state} on this machine: {item.why}. "
@@ -110,13 +101,13 @@ def _probe(policy: Policy, trials: Mapping[str, Any], scratch: Path) -> Mapping[
     return json.loads(done.stdout)
 
 
-def _kept(name: Guarantee, sandbox: Sandbox, found: Mapping[str, Any]) -> Kept:
+def _kept(name: Guarantee, sandbox: Sandbox, found: Mapping[str, Any]) -> GuaranteeRow:
     opened = _opened(name, sandbox)
     managed: list[str] = found["done"][name] if found["done"] is not None else ["anything"]
     if managed:
         lacking = [f"{layer}: {found['missing'][layer]}" for layer in LAYERS[name] if layer in found["missing"]]
-        return Kept(name=name, state="not enforced", why="; ".join([f"could {', '.join(managed)}", *lacking]))
-    return Kept(name=name, state="open" if opened else "enforced", why=opened or MEANING[name])
+        return GuaranteeRow(name=name, state="not enforced", why="; ".join([f"could {', '.join(managed)}", *lacking]))
+    return GuaranteeRow(name=name, state="open" if opened else "enforced", why=opened or MEANING[name])
 
 
 def _opened(name: Guarantee, sandbox: Sandbox) -> str:
