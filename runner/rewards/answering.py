@@ -93,7 +93,11 @@ class Prepared(NamedTuple):
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
-    ctx: Ctx
+    ctx: Ctx | None
+
+    def extras(self) -> tuple[dict[str, float], int]:
+        """What the call logged and used."""
+        return self.ctx.extras() if self.ctx is not None else ({}, 0)
 
 
 def prepare(loaded: Loaded, request: dict[str, Any], index: int, position: int, seed: str) -> Prepared:
@@ -101,10 +105,9 @@ def prepare(loaded: Loaded, request: dict[str, Any], index: int, position: int, 
     completion = request["completions"][position]
     place = (seed, request["step"], request["split"], request["group"], completion[0], loaded.names[index])
     number = seed_generators("/".join(map(str, place)))
-    ctx = Ctx(request, completion, number)
-    keywords = {"ctx": ctx} if loaded.takes_ctx[index] else {}
+    ctx = Ctx(request, completion, number) if loaded.takes_ctx[index] else None
     arguments = (request["prompt"], completion[1], json.loads(request["example"]))
-    return Prepared(loaded.functions[index], arguments, keywords, ctx)
+    return Prepared(loaded.functions[index], arguments, {} if ctx is None else {"ctx": ctx}, ctx)
 
 
 def judge(result: Any) -> Answer:

@@ -82,9 +82,8 @@ class Batch:
                 self._add(Call(row * len(functions) + function, group, index, function))
 
     def _add(self, call: Call) -> None:
-        name = self._functions[call.function].name
-        found = self._cache.get(self._key(call), name) if self._functions[call.function].cache else None
-        if found is not None:
+        function = self._functions[call.function]
+        if function.cache and (found := self._cache.get(self._key(call), function.name)):
             self._set(call, found)
         else:
             self.waiting[self._team_of[call.function]].append(call)
@@ -175,7 +174,8 @@ class Batch:
     def record(self, call: Call, said: Answer, now: float) -> None:
         """The score of a call that a worker answered; or another try, where that may help."""
         function = self._functions[call.function]
-        self._meters[call.function].use(said.tokens)
+        if said.tokens:
+            self._meters[call.function].use(said.tokens)
         if said.outcome == "retry" and call.retries < function.retries:
             heapq.heappush(self._later, (now + function.backoff * 2**call.retries, call.number, call))
             call.retries += 1

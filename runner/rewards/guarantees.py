@@ -62,8 +62,7 @@ def check(sandbox: Sandbox) -> list[GuaranteeRow]:
 def unmet(sandbox: Sandbox, kept: Sequence[GuaranteeRow]) -> list[str]:
     """What `sandbox.require` asks for and is not enforced, in words with the way out."""
     return [
-        f"sandbox.require: {item.name} is {item.state} on this machine: {item.why}. "
-        + (f"Close it in `sandbox:`, or take {item.name} out of `require`" if item.state == "open" else WAY_OUT)
+        f"sandbox.require: {item.name} is {item.state} on this machine: {item.why}. {WAY_OUT}"
         for item in kept
         if item.name in sandbox.require and item.state != "enforced"
     ]

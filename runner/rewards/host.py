@@ -49,7 +49,7 @@ SECONDS_IN = {State.STARTING: START_SECONDS, State.DUMPING: 0.005, State.DYING: 
 NO_STACK = "\n  (no stack available)"
 STEAL_SECONDS = 0.05
 """A call that runs so long has the calls behind it taken away, when another worker is idle."""
-LOST_ZYGOTES = 4
+LOST_ZYGOTES = 3
 """Zygotes that may be lost in one `score()`."""
 FAILED_STARTS = 3
 FIRST_WORKERS = 2

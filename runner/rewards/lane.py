@@ -90,7 +90,7 @@ class Lane:
         answer = await _call(prepared, self._loaded.timeouts[index], self._loaded.folder)
         seconds = time.perf_counter() - started
         output = clip("".join(parts)) if parts else None
-        self._connection.write([number, *answer, output, seconds, *prepared.ctx.extras()])
+        self._connection.write([number, *answer, output, seconds, *prepared.extras()])
 
 
 async def _call(prepared: Prepared, limit: float, folder: str) -> Answer:

@@ -119,8 +119,11 @@ class Worker:
 
     def call(self, number: int) -> Call | None:
         """The call that an answer with this number is to; None if it can't be."""
-        running = self.messages if self.runs_together else list(self.messages)[:1]
-        return next((message[0] for message in running if message[0].number == number), None)
+        current = self.current
+        if current is None or current.number == number:
+            return current
+        others = self.messages if self.runs_together else ()
+        return next((message[0] for message in others if message[0].number == number), None)
 
     def has_room(self, team: Team) -> bool:
         if self.state is not State.READY or self.is_last:
@@ -167,10 +170,12 @@ class Worker:
 
     def answered(self, call: Call) -> None:
         """The call is answered; the next one runs from now."""
-        message = next(message for message in self.messages if message[0] is call)
-        message.popleft()
-        if not message:
-            self.messages.remove(message)
+        if self.current is call:
+            self.messages[0].popleft()
+            if not self.messages[0]:
+                self.messages.popleft()
+        else:
+            self.messages.remove(deque([call]))
         if self.state is not State.DYING:
             self.enter(State.READY)
 

@@ -16,6 +16,7 @@ import fcntl
 import io
 import json
 import os
+import resource
 import select
 import signal
 import struct
@@ -37,7 +38,7 @@ MAX_FRAME = 256 << 10
 MAX_CALLS = 10_000
 """Calls after which a worker makes room for a fresh one."""
 FULL = 0.8
-"""Share of the memory limit above which it does so too, between two messages."""
+"""Share of the memory limit above which it does so too."""
 
 
 class Capture:
@@ -157,7 +158,9 @@ class Worker:
                     return None  # a child that the reward forked and let return
                 self._connection.send(frame)
                 self._calls += 1
-            if self._is_worn():
+                if self._is_full():
+                    return None  # before a call pays for what earlier ones kept
+            if self._calls >= MAX_CALLS or _has_leftovers():
                 return None  # a fresh worker is cheap; what lives on here could harm the next call
         return None
 
@@ -172,7 +175,7 @@ class Worker:
         started = time.perf_counter()
         answer = call(prepared, loaded.folder)
         seconds = time.perf_counter() - started
-        return frame_of([number, *answer, self._capture.text(), seconds, *prepared.ctx.extras()])
+        return frame_of([number, *answer, self._capture.text(), seconds, *prepared.extras()])
 
     # ------------------------------------------------------------------------------------------------ in isolation
 
@@ -233,8 +236,11 @@ class Worker:
     def _answer_usr1_with_stack(self) -> None:
         faulthandler.register(signal.SIGUSR1, file=self._stack, all_threads=False)
 
-    def _is_worn(self) -> bool:
-        return self._calls >= MAX_CALLS or _resident() > FULL * self._policy["memory"] or _has_leftovers()
+    def _is_full(self) -> bool:
+        """Whether its memory has come near the limit. The peak costs nothing to ask for, so it is asked first."""
+        limit = FULL * self._policy["memory"]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (10 if sys.platform == "linux" else 0)
+        return peak > limit and (_resident() or peak) > limit
 
 
 def run(

@@ -35,6 +35,14 @@ class Sandbox(Section):
     memory_mb: Annotated[int, Field(ge=64)] = 2048
     """Memory of one reward process, in MiB."""
 
+    @model_validator(mode="after")
+    def _requires_what_it_closes(self) -> Self:
+        opened = [name for name in self.require if getattr(self, name, None) is True]
+        if opened:
+            hint = "leave it closed, or take it out of `require`"
+            raise nonsense(*(Problem("require", f"requires `{name}` and opens it", hint) for name in opened))
+        return self
+
 
 class Secret(Section):
     """Where a secret is found. Its value is in no file, record or command line of ours."""

@@ -61,6 +61,11 @@ def test_every_secret_that_is_missing_is_named_with_the_way_out(
     assert "fewer than 6 characters" in third.message and "abc" not in str(caught.value)
 
 
+def test_a_secret_has_one_place() -> None:
+    with pytest.raises(ValueError, match="a secret is found in one place"):
+        Secret()
+
+
 @pytest.mark.parametrize("isolation", ["worker", "call"])
 def test_no_text_shows_a_secret(tmp_path: Path, isolation: str) -> None:
     version = version_of(tmp_path, SOURCE, isolation=isolation, timeout=0.5)
