@@ -66,6 +66,7 @@ def confine(policy: Policy) -> Missing:
             "capabilities": _drop_capabilities,
             "landlock": lambda: landlock.restrict(read, [*policy["write"], *DEVICES], ports),
             "seccomp": lambda: seccomp.restrict(network=bool(policy["network"])),
+            "no_processes": _prepare_for_forks,
         }
     else:
         missing |= dict.fromkeys(("landlock", "seccomp"), f"{sys.platform} has no means that we know")
@@ -88,6 +89,11 @@ def forbid_processes(policy: Policy) -> Missing:
     if sys.platform == "linux" and not policy["subprocess"]:
         _try("no_processes", seccomp.forbid_processes, missing)
     return missing
+
+
+def _prepare_for_forks() -> None:
+    """Makes the filter of `forbid_processes` here, once for all that are forked from this process."""
+    seccomp.no_processes()
 
 
 def _try(name: str, apply: Callable[[], None], missing: Missing) -> None:
@@ -114,7 +120,7 @@ def _limit(memory: int) -> None:
 
 def _drop_capabilities() -> None:
     """Root's powers over other processes and files, which Landlock alone doesn't take. Others have none."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = landlock.LIBC
     libc.prctl(PR_CAP_AMBIENT, CLEAR_ALL, 0, 0, 0)
     number = 0
     while libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) == 0:
@@ -127,7 +133,7 @@ def _drop_capabilities() -> None:
 
 
 def _prctl(option: int, value: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+    if landlock.LIBC.prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 

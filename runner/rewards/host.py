@@ -41,14 +41,13 @@ from runner.rewards.processes import (
     readable_stack,
 )
 from runner.rewards.sandbox import Settings
-from runner.rewards.teams import Mode, Team, teams_of
+from runner.rewards.schedule import STEAL_SECONDS, messages, steal
+from runner.rewards.teams import teams_of
 from runner.rewards.texts import hide
 
 SECONDS_IN = {State.STARTING: START_SECONDS, State.DUMPING: 0.005, State.DYING: 2.0}
 """Time for `setup()`; between two looks whether the stack is written; for the zygote to tell of a death."""
 NO_STACK = "\n  (no stack available)"
-STEAL_SECONDS = 0.05
-"""A call that runs so long has the calls behind it taken away, when another worker is idle."""
 LOST_ZYGOTES = 3
 """Zygotes that may be lost in one `score()`."""
 FAILED_STARTS = 3
@@ -235,57 +234,11 @@ class RewardHost:
     # ------------------------------------------------------------------------------------------------ calls out
 
     def _dispatch(self) -> None:
-        """Gives waiting calls to workers. After the loss of a zygote one call at a time."""
-        now = time.monotonic()
-        self._batch.wake(now)
-        self._dispatch_alone()
-        for team, calls in self._batch.waiting.items():
-            if calls:
-                self._dispatch_team(team, now)
-
-    def _dispatch_alone(self) -> None:
-        alone = self._batch.alone
-        for worker in self._workers if alone else ():
-            if alone and worker.is_fresh and worker.state is State.READY and not (self._lost and self._is_busy()):
-                call = alone.popleft()
-                team = self._batch.team(call)
-                self._give(worker, [call], team, "isolated" if team.mode == "isolated" else "plain")
-                worker.is_last = True
-
-    def _dispatch_team(self, team: Team, now: float) -> None:
-        """Idle workers first, used ones before fresh ones."""
-        busy = sum(bool(worker.messages) and worker.team is team for worker in self._workers)
-        ready = [worker for worker in self._workers if worker.has_room(team)]
-        for worker in sorted(ready, key=lambda worker: (len(worker.messages), worker.is_fresh)):
-            was_idle = not worker.messages
-            if (was_idle and busy >= team.size) or (self._lost and self._is_busy()):
-                continue
-            while calls := self._batch.take(team, self._pace, now, prefetch=not was_idle):
-                self._give(worker, calls, team, team.mode)
-                if team.mode != "together" or self._lost or not worker.has_room(team):
-                    break
-            busy += was_idle and bool(worker.messages)
-
-    def _is_busy(self) -> bool:
-        return any(worker.messages for worker in self._workers)
-
-    def _give(self, worker: Worker, calls: list[Call], team: Team, mode: Mode) -> None:
-        worker.give(calls, self._batch.message(calls, mode), team)
-        if worker.has_unsent:
-            self._selector.modify(worker.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
-
-    def _steal(self) -> None:
-        """Takes the calls behind a slow one away when a worker has nothing to do; the slow one's worker then ends."""
-        now = time.monotonic()
-        for worker in self._workers:
-            team = worker.team
-            if team is None or team.one_by_one or worker.state is not State.READY or self._batch.waiting[team]:
-                continue
-            calls = worker.unstarted() if now > worker.since + STEAL_SECONDS else []
-            if calls and any(other.has_room(team) and not other.messages for other in self._workers):
-                worker.keep_only_current()
-                worker.is_last = True
-                self._batch.put_back(calls)
+        for message in messages(self._batch, self._workers, self._pace, careful=self._lost > 0):
+            worker = message.worker
+            worker.give(message.calls, self._batch.message(message.calls, message.mode), message.team)
+            if worker.has_unsent:
+                self._selector.modify(worker.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
 
     # ------------------------------------------------------------------------------------------------ answers in
 
@@ -358,7 +311,7 @@ class RewardHost:
         for worker in self._workers[:]:
             if worker in self._workers and self._due(worker) <= now:
                 self._act_on(worker)
-        self._steal()
+        steal(self._batch, self._workers)
 
     def _act_on(self, worker: Worker) -> None:
         """The deadline of the worker's state has come."""

@@ -12,7 +12,9 @@ import os
 import stat
 import struct
 from collections.abc import Iterable, Sequence
+from functools import cache
 
+LIBC = ctypes.CDLL(None, use_errno=True)
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 """System call numbers, the same on every architecture."""
 PATH_BENEATH, NET_PORT = 1, 2
@@ -27,6 +29,7 @@ SCOPE_ABSTRACT_SOCKETS, SCOPE_SIGNALS = 1, 2
 NETWORK_ABI, SCOPE_ABI = 4, 6
 
 
+@cache
 def abi() -> int:
     """What the kernel offers; 0: nothing."""
     try:
@@ -96,7 +99,7 @@ def _allow_path(ruleset: int, path: str, rights: int) -> None:
 
 
 def _syscall(number: int, *arguments: object) -> int:
-    result = ctypes.CDLL(None, use_errno=True).syscall(number, *arguments)
+    result = LIBC.syscall(number, *arguments)
     if result < 0:
         raise OSError(ctypes.get_errno(), f"Landlock: {os.strerror(ctypes.get_errno())}")
     return result

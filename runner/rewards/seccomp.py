@@ -8,10 +8,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
+
+from .landlock import LIBC
 
 AF_INET, AF_INET6, AF_NETLINK = 2, 10, 16  # netlink: getaddrinfo asks it which addresses there are
 CLONE_THREAD = 0x00010000
@@ -96,8 +98,14 @@ def restrict(*, network: bool) -> None:
 
 def forbid_processes() -> None:
     """No fork and no exec from here on; threads are not touched. Raises OSError."""
+    _install(no_processes())
+
+
+@cache
+def no_processes() -> bytes:
+    """The program of `forbid_processes`; made once for the many forks that need it."""
     rules = [refuse(name, errno.EPERM) for name in ("fork", "vfork", "execve", "execveat")]
-    install([*rules, refuse("clone3", errno.ENOSYS), _refuse_without("clone", CLONE_THREAD, errno.EPERM)])
+    return _program([*rules, refuse("clone3", errno.ENOSYS), _refuse_without("clone", CLONE_THREAD, errno.EPERM)])
 
 
 def refuse(name: str, error: int) -> Rule:
@@ -107,6 +115,10 @@ def refuse(name: str, error: int) -> Rule:
 
 def install(rules: Iterable[Rule]) -> None:
     """Puts the filter on every thread of this process. Needs no_new_privs. Raises OSError."""
+    _install(_program(rules))
+
+
+def _program(rules: Iterable[Rule]) -> bytes:
     machine = _machine()
     program: Rule = [(LOAD, 0, 0, ARCHITECTURE), (EQUAL, 1, 0, machine.audit), (RETURN, 0, 0, KILL)]
     program.append((LOAD, 0, 0, NUMBER))
@@ -115,10 +127,13 @@ def install(rules: Iterable[Rule]) -> None:
     for rule in rules:
         program += rule
     program.append((RETURN, 0, 0, ALLOW))
-    code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *line) for line in program))
-    header = ctypes.create_string_buffer(struct.pack("@HP", len(program), ctypes.addressof(code)))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(machine.seccomp, SET_MODE_FILTER, ALL_THREADS, header) != 0:
+    return b"".join(struct.pack("<HBBI", *line) for line in program)
+
+
+def _install(program: bytes) -> None:
+    code = ctypes.create_string_buffer(program, len(program))
+    header = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, ctypes.addressof(code)))
+    if LIBC.syscall(_machine().seccomp, SET_MODE_FILTER, ALL_THREADS, header) != 0:
         raise OSError(ctypes.get_errno(), f"seccomp: {os.strerror(ctypes.get_errno())}")
 
 
@@ -147,7 +162,7 @@ def _number(name: str) -> int | None:
 
 
 def _machine() -> Machine:
-    machine = MACHINES.get(platform.machine())
+    machine = MACHINES.get(os.uname().machine)
     if machine is None or ctypes.sizeof(ctypes.c_void_p) != 8:
-        raise OSError(errno.ENOSYS, f"seccomp: no filter for {platform.machine()}")
+        raise OSError(errno.ENOSYS, f"seccomp: no filter for {os.uname().machine}")
     return machine

@@ -91,7 +91,9 @@ def main(control_fd: int, folder: str, seed: str, host: int, policy: dict[str, A
     control.set_inheritable(False)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     _first_to_be_killed()
+    sys.dont_write_bytecode = False  # our own files only: compiling them takes longer than all the rest
     worker, confine, texts = (_sibling(name) for name in ("worker", "confine", "texts"))
+    sys.dont_write_bytecode = True
     _sibling("refusals").remember(policy)
     texts.hide({name: os.environ[name] for name in policy["hidden"]})
     confine.confine(policy)

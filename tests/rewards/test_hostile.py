@@ -33,7 +33,6 @@ DEATHS = {
     "forged_types": "bytes that are no answer",
     "forged_deep": "bytes that are no answer",
     "close_all": "the worker process",
-    "c_recursion": "was killed by SIGSEGV",
 }
 RAISED = {
     "sys_exit": "SystemExit: 3\n  rewards.py:",
@@ -255,6 +254,11 @@ def test_100_megabytes_of_output_keep_their_start_and_their_end(patient: RewardH
     output = the_bad_one(patient, "much_output").output
     assert output and len(output.encode()) <= 4096
     assert output.startswith("yyy") and output.endswith("y\n") and "bytes left out" in output
+
+
+def test_a_stack_that_overflows_in_c_takes_its_process_down(patient: RewardHost) -> None:
+    bad = the_bad_one(patient, "c_recursion")
+    assert bad.outcome == Outcome.KILLED and bad.error and "was killed by SIGSEGV\n  rewards.py:" in bad.error
 
 
 def test_100_megabytes_of_message_are_cut(patient: RewardHost) -> None:
