@@ -27,7 +27,10 @@ from runner.journal import events
 from runner.journal.folder import RunFolder
 from runner.journal.log import Journal
 from runner.journal.states import exit_code
+from runner.rewards.guarantees import check, unmet
 from runner.rewards.host import RewardHost, RewardLoadError
+from runner.rewards.sandbox import Settings
+from runner.rewards.secrets import resolve
 from runner.rewards.versions import Shelf
 from runner.spec.errors import Finding, JobError
 
@@ -95,7 +98,10 @@ class Last:
 def _train(folder: RunFolder, attempt: int, journal: Journal, stop: list[int], last: Last) -> tuple[Reason, str]:
     inputs = read_inputs(folder)
     os.environ["RUNNER_DEVICE"] = inputs.device
-    open_host = partial(RewardHost, seed=inputs.job.seed)
+    guarantees = _check_sandbox(inputs)
+    open_host = partial(
+        RewardHost, seed=inputs.job.seed, steps=inputs.job.grpo.steps, settings=_settings(inputs, folder)
+    )
     step = last_step(folder.checkpoints)
     with Reload(Shelf(folder.rewards), Past.read(folder), step, journal, open_host) as rewards:
         data = load_examples(inputs.job, inputs.data_folder)
@@ -113,6 +119,7 @@ def _train(folder: RunFolder, attempt: int, journal: Journal, stop: list[int], l
         )
         backend = load_backend(inputs.backend)
         _announce(run, rewards, inputs, [*inputs.differences, *backend.differences(inputs.job)], attempt, journal)
+        journal.append(events.SandboxChecked(guarantees=guarantees))
         findings = backend.check(inputs.job)
         _refuse_unfit(findings)
         try:
@@ -120,6 +127,25 @@ def _train(folder: RunFolder, attempt: int, journal: Journal, stop: list[int], l
         finally:
             last.step = run.step
         return run.finish()
+
+
+def _check_sandbox(inputs: Inputs) -> list[events.GuaranteeRow]:
+    """What this machine keeps of the job's sandbox. Raises Unfit when that is less than the job requires."""
+    guarantees = check(inputs.job.sandbox)
+    if lacking := unmet(inputs.job.sandbox, guarantees):
+        raise Unfit("\n".join(lacking))
+    return guarantees
+
+
+def _settings(inputs: Inputs, folder: RunFolder) -> Settings:
+    """Raises Unfit when a secret isn't there: it was when the job was checked, on this machine or another."""
+    try:
+        secrets = resolve(inputs.job.secrets, inputs.data_folder)
+    except JobError as error:
+        raise Unfit(str(error)) from None
+    return Settings(
+        sandbox=inputs.job.sandbox, secrets=secrets, job_folder=inputs.data_folder, state=folder.path / "rewards"
+    )
 
 
 def _announce(

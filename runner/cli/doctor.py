@@ -41,7 +41,7 @@ def doctor(home: HomeOption = None, json: JsonOption = False) -> None:
     from runner.cli.jobs import home_of
 
     checks = [_python(), _sqlite(), _packages("emulate", EMULATOR), _packages("run", TRL), _gpu()]
-    checks += [_isolation(), _writable(str(home_of(home).path))]
+    checks += [*_sandbox(), _writable(str(home_of(home).path))]
     if json:
         say_json({"checks": [asdict(check) for check in checks], "versions": dict(_versions())})
     else:
@@ -106,11 +106,17 @@ def _gpu() -> Check:
     return Check(name="gpu", verdict="ok", found="; ".join(done.stdout.strip().splitlines()))
 
 
-def _isolation() -> Check:
-    """Reward calls run in processes of their own everywhere; what else holds depends on the system."""
-    pidfd = hasattr(os, "pidfd_open") and sys.platform == "linux"
-    found = "reward calls run in processes of their own, with deadlines" + (", killed by pidfd" if pidfd else "")
-    return Check(name="rewards", verdict="ok" if pidfd else "warn", found=found)
+def _sandbox() -> list[Check]:
+    """What reward code can't do here, found by trying it."""
+    from runner.rewards.guarantees import WAY_OUT, check
+    from runner.spec.sandbox import Sandbox
+
+    return [
+        Check(name=f"rewards: {kept.name}", verdict="ok", found=f"enforced: {kept.why}")
+        if kept.state == "enforced"
+        else Check(name=f"rewards: {kept.name}", verdict="warn", found=f"NOT ENFORCED: {kept.why}", fix=WAY_OUT)
+        for kept in check(Sandbox())
+    ]
 
 
 def _writable(folder: str) -> Check:

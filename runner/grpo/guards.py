@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from runner.grpo.types import Reason, Scored
+from runner.grpo.types import Outcome, Reason, Scored
 from runner.spec.model import Condition, Expect, Limits, Stop
 
 History = Mapping[str, Sequence[tuple[int, float]]]
@@ -34,6 +34,8 @@ class Breaker:
         calls = [score for row in scored.scores for score in row if score.name in scored.names]
         failed = [score for score in calls if score.outcome.is_error]
         for score in failed:
+            if score.outcome is Outcome.BUDGET:
+                raise RewardFailure(f"{score.name}: {score.error}; `rewards.{score.name}.budget` in the job says so")
             if score.name in fail_on:
                 raise RewardFailure(f"{score.name}: {score.outcome} under on_error: fail\n{score.error or ''}")
         share = len(failed) / len(calls)

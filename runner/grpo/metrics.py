@@ -10,8 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from runner.grpo.advantages import ScaleRewards, mean, std
-from runner.grpo.types import Completion, Group, Scored
+from runner.grpo.types import Completion, Group, Score, Scored
 
+OWN = {"mean", "std", "error_rate"}
+"""Figures of a reward that `ctx.log_metric` can't take the place of."""
 ZERO_STD = 1e-8
 """Tolerance of torch.isclose(std, 0), which TRL uses for `frac_reward_zero_std`."""
 
@@ -53,8 +55,14 @@ def _per_function(scored: Sequence[Scored]) -> dict[str, float]:
         values = [score.value for score in column]
         figures[f"rewards/{name}/mean"] = mean(values)
         figures[f"rewards/{name}/std"] = std(values)
+        logged = {key for score in column for key in score.metrics}
+        figures |= {f"rewards/{name}/{key}": _mean_logged(column, key) for key in sorted(logged - OWN)}
         figures[f"rewards/{name}/error_rate"] = sum(score.outcome.is_error for score in column) / len(column)
     return figures
+
+
+def _mean_logged(column: Sequence[Score], key: str) -> float:
+    return mean([score.metrics[key] for score in column if key in score.metrics])
 
 
 def lengths(completions: Sequence[Completion]) -> Mapping[str, float]:

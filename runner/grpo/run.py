@@ -330,6 +330,7 @@ def _call(group: Group) -> GroupCall:
         example=group.example.columns,
         completions=[completion.text for completion in group.completions],
         finish=[completion.finish for completion in group.completions],
+        n_tokens=[completion.n_tokens for completion in group.completions],
         messages=messages,  # pyright: ignore[reportArgumentType]
     )
 

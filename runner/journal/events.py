@@ -48,6 +48,21 @@ class DifferencesFound(Base, frozen=True, kw_only=True, tag="differences_found")
     items: list[Difference]
 
 
+class GuaranteeRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What the machine keeps of one promise about reward code: see `runner.rewards.guarantees`."""
+
+    name: Literal["memory", "network", "filesystem", "secrets", "signals", "subprocess"]
+    state: Literal["enforced", "open", "not enforced"]
+    """`open`: the job opened it."""
+    why: str
+
+
+class SandboxChecked(Base, frozen=True, kw_only=True, tag="sandbox_checked"):
+    """What this attempt's rewards can't do, found by trying, before any of them ran."""
+
+    guarantees: list[GuaranteeRow]
+
+
 class ExampleRow(msgspec.Struct, frozen=True, kw_only=True):
     id: int
     prompt: str
@@ -170,6 +185,7 @@ class AttemptEnded(Base, frozen=True, kw_only=True, tag="attempt_ended"):
 Event = (
     AttemptStarted
     | DifferencesFound
+    | SandboxChecked
     | ExamplesSeen
     | BatchScored
     | MetricsReported

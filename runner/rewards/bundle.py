@@ -6,6 +6,7 @@ and never from the user's folder, so an edit can't reach a batch that is being s
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -16,7 +17,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from runner.rewards.source import ColumnRead, SourceError, check_function, collect, columns_of, module_name, parse
+from runner.rewards.source import (
+    ColumnRead,
+    SourceError,
+    check_function,
+    collect,
+    columns_of,
+    is_async,
+    module_name,
+    parse,
+    runs_text,
+)
 from runner.spec.errors import Finding, JobError
 from runner.spec.model import Reward
 
@@ -37,6 +48,21 @@ class Function:
     timeout: float
     """Seconds one call may take."""
     on_error: OnError
+    isolation: Literal["worker", "call"] = "worker"
+    """What calls share: the worker's process, or nothing."""
+    is_async: bool = False
+    """An `async def` of that file."""
+    concurrency: int | None = None
+    """Calls at the same time; None: one a worker, or 64 of an `async def`."""
+    rpm: float | None = None
+    tpm: float | None = None
+    retries: int = 0
+    backoff: float = 0.0
+    """Seconds before the first retry; doubled for each further one."""
+    max_calls: int | None = None
+    max_tokens: int | None = None
+    """Of one run, over all its attempts."""
+    cache: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,19 +85,22 @@ def build(rewards: Mapping[str, Reward], folder: Path) -> Bundle:
     """
     functions = tuple(_function(name, reward) for name, reward in rewards.items())
     sources: dict[str, bytes] = {}
+    trees: dict[str, list[ast.Module]] = {}
     findings: list[Finding] = []
     for path in dict.fromkeys(function.file for function in functions):
         try:
-            sources |= collect(folder, [path])
+            own = collect(folder, [path])
         except SourceError as error:
             findings.append(error.finding)
             continue
-        tree = parse(path, sources[path], folder)
+        sources |= own
+        trees[path] = [parse(name, source, folder) for name, source in own.items()]
+        tree = trees[path][0]
         names = dict.fromkeys(function.attribute for function in functions if function.file == path)
         findings += [found for name in names if (found := check_function(tree, name, path, folder))]
     if findings:
         raise JobError(list(dict.fromkeys(findings)))
-    return _bundle(functions, sources)
+    return _bundle(tuple(_seen(function, trees[function.file], rewards) for function in functions), sources)
 
 
 def write(bundle: Bundle, folder: Path) -> Path:
@@ -146,7 +175,23 @@ def _function(name: str, reward: Reward) -> Function:
         trusted=reward.trusted,
         timeout=reward.timeout,
         on_error=reward.on_error,
+        concurrency=reward.concurrency,
+        rpm=reward.rate_limit.rpm if reward.rate_limit else None,
+        tpm=reward.rate_limit.tpm if reward.rate_limit else None,
+        retries=reward.retries.max if reward.retries else 0,
+        backoff=reward.retries.backoff if reward.retries else 0.0,
+        max_calls=reward.budget.calls if reward.budget else None,
+        max_tokens=reward.budget.tokens if reward.budget else None,
+        cache=reward.cache,
     )
+
+
+def _seen(function: Function, trees: Sequence[ast.Module], rewards: Mapping[str, Reward]) -> Function:
+    """The function with what its sources (its own file first) show of it."""
+    asked = rewards[function.name].isolation
+    hostile = any(runs_text(tree) for tree in trees)
+    isolation = ("call" if hostile else "worker") if asked == "auto" else asked
+    return replace(function, isolation=isolation, is_async=is_async(trees[0], function.attribute))
 
 
 def _bundle(functions: Sequence[Function], sources: Mapping[str, bytes]) -> Bundle:

@@ -17,6 +17,29 @@ TAKEN = sys.stdlib_module_names | {"__main__"}
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+CODE_BUILTINS = frozenset({"eval", "exec", "compile", "__import__"})
+CODE_MODULES = frozenset(
+    {
+        "subprocess",
+        "pickle",
+        "dill",
+        "cloudpickle",
+        "marshal",
+        "shelve",
+        "runpy",
+        "importlib",
+        "ctypes",
+        "cffi",
+        "numexpr",
+    }
+    | {"multiprocessing", "pty"}
+)
+CODE_NAMES = frozenset(
+    {"sympify", "parse_expr", "parse_latex", "simplify", "system", "popen", "Popen", "posix_spawn", "execv", "fork"}
+)
+"""Builtins, modules and names by which text becomes code: what a completion says may then change the interpreter."""
+
+
 class ColumnRead(NamedTuple):
     """A dataset column that a reward function reads."""
 
@@ -101,6 +124,30 @@ def columns_of(tree: ast.Module, name: str, path: str) -> list[ColumnRead]:
             if len(parameters) >= 3:
                 return sorted(_reads(node, parameters[2].arg, path), key=lambda read: read.line)
     return []
+
+
+def runs_text(tree: ast.Module) -> bool:
+    """Whether the file uses what turns text into code: then a call must share no process with another."""
+    return any(_turns_text_into_code(node) for node in ast.walk(tree))
+
+
+def _turns_text_into_code(node: ast.AST) -> bool:
+    match node:
+        case ast.Name(id=name):
+            return name in CODE_BUILTINS | CODE_NAMES
+        case ast.Attribute(attr=name):
+            return name in CODE_NAMES
+        case ast.Import(names=names):
+            return any(alias.name.partition(".")[0] in CODE_MODULES for alias in names)
+        case ast.ImportFrom(module=module, names=names):
+            return (module or "").partition(".")[0] in CODE_MODULES or any(alias.name in CODE_NAMES for alias in names)
+        case _:
+            return False
+
+
+def is_async(tree: ast.Module, name: str) -> bool:
+    """Whether the file defines the function as `async def`."""
+    return any(isinstance(node, ast.AsyncFunctionDef) and node.name == name for node in tree.body)
 
 
 def module_name(path: str) -> str:

@@ -9,44 +9,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Text = Annotated[str, Field(min_length=1)]
+from runner.spec.sandbox import Budget, Ports, RateLimit, Retries, Sandbox, Secret, VariableName
+from runner.spec.section import Count, Name, NotNegative, Positive, Problem, Section, Share, Text, nonsense
 
-
-class Problem(NamedTuple):
-    """What is well-formed and still makes no sense; `field` is relative to where it was found."""
-
-    field: str
-    message: str
-    hint: str
-
-
-def nonsense(*problems: Problem) -> PydanticCustomError:
-    """The error a validator raises for meaning; becomes one finding of code `semantic` per problem."""
-    return PydanticCustomError("semantic", "{text}", {"text": problems[0].message, "problems": problems})
-
-
-class Section(BaseModel):
-    """Base of every section: frozen, typos refused, no coercion of types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+__all__ = ["Budget", "Ports", "RateLimit", "Retries", "Sandbox", "Secret", "Section"]
 
 
 class Lora(Section):
@@ -103,6 +73,18 @@ class Reward(Section):
     """Seconds one call may take before it is stopped and recorded as `timeout`."""
     on_error: Literal["mask", "zero", "fail"] = "mask"
     """A failed call: `mask` takes the completion out of its group, `zero` scores 0 (Predibase's rule), `fail` stops the run."""  # noqa: E501
+    isolation: Literal["auto", "worker", "call"] = "auto"
+    """What a call shares with the next: `worker` its process, `call` nothing (about 1 ms a call). `auto`: `call` where the source has eval, exec, subprocess, pickle or the like."""  # noqa: E501
+    concurrency: Count | None = None
+    """Calls at the same time, for rewards that wait for others. Unset: one a worker; 64 for `async def`. Plain functions get a process each."""  # noqa: E501
+    rate_limit: RateLimit | None = None
+    """How fast calls may start."""
+    retries: Retries | None = None
+    """Calls that raise ConnectionError, TimeoutError or `ctx.Retry` are tried again."""
+    budget: Budget | None = None
+    """What the calls of one run may use; then the run stops."""
+    cache: bool = False
+    """Score an equal prompt, completion and example once, by what is kept in the run folder. The function must depend on nothing else."""  # noqa: E501
 
 
 class Grpo(Section):
@@ -345,6 +327,13 @@ class JobSpec(Section):
         AfterValidator(_something_is_optimised),
     ]
     """Reward functions by name; the name stands in metrics, graphs and tables."""
+    sandbox: Sandbox = Sandbox()
+    """What reward code may reach. Everything is closed unless it is opened here."""
+    secrets: Annotated[
+        dict[VariableName, Secret],
+        Field(json_schema_extra={"additionalProperties": False}),
+    ] = {}
+    """Environment variables of the reward functions whose values are nobody else's business, by name."""
     grpo: Grpo = Grpo()
     """The training itself. Names are TRL's (`GRPOConfig`) where TRL has the concept."""
     evaluation: Evaluation = Evaluation()
