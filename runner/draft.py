@@ -34,6 +34,8 @@ from runner.spec.model import (
     Limits,
     Lora,
     Reward,
+    Sandbox,
+    Secret,
     Stop,
 )
 
@@ -53,6 +55,8 @@ class Sections(TypedDict, total=False):
 
     seed: int
     lora: Lora | Mapped
+    sandbox: Sandbox | Mapped
+    secrets: Mapping[str, Secret | Mapped]
     grpo: Grpo | Mapped
     evaluation: Evaluation | Mapped
     checkpoints: Checkpoints | Mapped

@@ -120,6 +120,8 @@ def _train(folder: RunFolder, attempt: int, journal: Journal, stop: list[int], l
         backend = load_backend(inputs.backend)
         _announce(run, rewards, inputs, [*inputs.differences, *backend.differences(inputs.job)], attempt, journal)
         journal.append(events.SandboxChecked(guarantees=guarantees))
+        if lacking := [f"{row.name} ({row.why})" for row in guarantees if row.state == "not enforced"]:
+            run.alert("sandbox", f"not enforced on this machine for reward code: {', '.join(lacking)}")
         findings = backend.check(inputs.job)
         _refuse_unfit(findings)
         try:

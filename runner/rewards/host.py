@@ -123,6 +123,7 @@ class RewardHost:
         time-outs in a row as calls of a function may run at once, those that still wait are recorded as `timeout`
         without being started.
         """
+        self._meters.load()
         self._batch = self._new_batch(groups, step, split)
         self._lost = self._failed_starts = 0
         try:

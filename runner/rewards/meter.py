@@ -19,8 +19,8 @@ BURST_SECONDS = 1.0
 class Meter:
     """The rate and the budget of one function."""
 
-    def __init__(self, function: Function, calls: int = 0, tokens: int = 0) -> None:
-        self.calls, self.tokens = calls, tokens
+    def __init__(self, function: Function) -> None:
+        self.calls = self.tokens = 0
         self.is_limited = bool(function.rpm or function.tpm or function.max_calls or function.max_tokens)
         self._function = function
         self._rates = [rate / 60 if rate else 0.0 for rate in (function.rpm, function.tpm)]
@@ -66,10 +66,15 @@ class Meters:
         has_budget = any(function.max_calls or function.max_tokens for function in functions)
         self._names = [function.name for function in functions]
         self._file = folder / "spent.json" if folder is not None and has_budget else None
-        used: dict[str, list[int]] = {}
+        self.of = [Meter(function) for function in functions]
+        self.load()
+
+    def load(self) -> None:
+        """Takes over what earlier attempts, or another version of these rewards, used."""
         if self._file is not None and self._file.exists():
-            used = json.loads(self._file.read_text())
-        self.of = [Meter(function, *used.get(function.name, (0, 0))) for function in functions]
+            used: dict[str, list[int]] = json.loads(self._file.read_text())
+            for name, meter in zip(self._names, self.of, strict=True):
+                meter.calls, meter.tokens = used.get(name, (0, 0))
 
     def save(self) -> None:
         """Keeps what was used of budgets."""

@@ -55,6 +55,15 @@ def test_a_run_that_requires_what_the_machine_lacks_does_not_start(tmp_path: Pat
     assert rows(tmp_path, "SELECT count(*) FROM rollouts") == [(0,)]
 
 
+@needs_sandbox
+def test_what_is_not_enforced_and_not_required_is_an_alert(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_LANDLOCK, "emulate", str(write_job(tmp_path, grpo=SHORT))]
+    done = subprocess.run([*command, "--home", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ((message,),) = rows(tmp_path, "SELECT data->>'message' FROM events WHERE type = 'alert'")
+    assert message.startswith("not enforced on this machine for reward code: filesystem (could read a file outside")
+
+
 def test_a_secret_reaches_the_rewards_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OUR_JUDGE_KEY", VALUE)
     source = """

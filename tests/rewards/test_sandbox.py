@@ -70,9 +70,7 @@ def test_the_network_is_off_until_the_job_opens_it(tmp_path: Path, port: int) ->
 def test_only_the_ports_that_the_job_names_are_reached(tmp_path: Path, port: int) -> None:
     assert only_score(tmp_path / "a", CALLS, Sandbox(network=Ports(ports=[port])), {"port": port}).reason == "hello"
     refused = only_score(tmp_path / "b", CALLS, Sandbox(network=Ports(ports=[443])), {"port": port})
-    assert (
-        refused.error and "rewards may reach TCP ports 443 only; `sandbox.network` in the job" in refused.error
-    )
+    assert refused.error and "rewards may reach TCP ports 443 only; `sandbox.network` in the job" in refused.error
 
 
 @needs_sandbox
