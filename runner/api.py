@@ -206,10 +206,10 @@ class RunHandle:
         rows = [flat(row) for row in self.completions()]
         return pandas.DataFrame(rows)
 
-    def start(self, *, attached: bool = True) -> str:
+    def start(self, *, attached: bool = True, spawn: local.Spawn | None = None) -> str:
         """Starts the queued run on this machine; gives what it waits for, in words, or nothing when it has started."""
         with self.home.open() as store:
-            started = local.start(self.home, store, self.id, attached=attached)
+            started = local.start(self.home, store, self.id, attached=attached, spawn=spawn)
         if isinstance(started, str):
             return started
         self._started = started
