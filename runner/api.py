@@ -215,6 +215,11 @@ class RunHandle:
         self._started = started
         return ""
 
+    @property
+    def supervisor(self) -> local.Supervisor | None:
+        """The process that looks after the run, where this process has started it."""
+        return self._started.supervisor if self._started else None
+
     def _let_go(self) -> None:
         """Drops what held the ended run to this process."""
         started, self._started = self._started, None
