@@ -24,7 +24,7 @@ def write_artifacts(results: Sequence[Result], folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").write_text(json.dumps([plain(result) for result in results], indent=2) + "\n")
-    (folder / "report.html").write_text(page(results))
+    (folder / "report.html").write_text(page(results), encoding="utf-8")
     for result in results:
         for trial in result.trials:
             _write_run(trial, folder / trial.run.id)

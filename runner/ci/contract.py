@@ -12,6 +12,7 @@ from runner.journal.states import Reason, exit_code
 from runner.queue.jobs import Checked
 from runner.rewards.contract import Outcome
 from runner.spec.errors import Finding
+from runner.store.rows import RunRow
 
 NO_SIGNAL = 0.9
 """Share of completions in groups of equal rewards, over the first tenth of the steps, from which on we warn."""
@@ -19,9 +20,8 @@ BEGINNING = 0.1
 
 
 def contract(checked: Checked, differences: Sequence[Difference], trials: Sequence[Trial]) -> Iterator[Check]:
-    """The rows that need no second try."""
+    """The rows of what was recorded; how each run ended is `endings`."""
     yield from _data(checked)
-    yield from (_ending(trial, several=len(trials) > 1) for trial in trials)
     if trials:
         yield _import(trials)
         for name in checked.job.rewards:
@@ -47,10 +47,18 @@ def _placed(warning: Finding) -> Finding | None:
     return warning if warning.file else None
 
 
-def _ending(trial: Trial, *, several: bool) -> Check:
-    """How the run ended. What it was to learn is judged by rows of its own."""
-    run = trial.run
-    name = f"run of seed {trial.seed}" if several else "run"
+def endings(trials: Sequence[Trial], *, halted: bool) -> Iterator[Check]:
+    """How each run ended. `halted`: this command has stopped them, and has a row that says so."""
+    for trial in trials:
+        name = f"run of seed {trial.seed}" if len(trials) > 1 else "run"
+        if halted and trial.run.reason is Reason.STOPPED:
+            yield Check(name=name, verdict=Verdict.SKIPPED, found=f"stopped after step {trial.run.last_step}")
+        else:
+            yield _ending(name, trial.run)
+
+
+def _ending(name: str, run: RunRow) -> Check:
+    """What it was to learn is judged by rows of its own."""
     if run.reason in (Reason.FINISHED, Reason.GOAL_REACHED, Reason.EXPECT_NOT_MET):
         return _passed(name, f"{run.last_step} steps")
     code = exit_code(run.reason) if run.reason else 1
@@ -136,6 +144,9 @@ def probed(found: Probed) -> Iterator[Check]:
 
 def _resume(found: Probed) -> Check:
     row, tried = "resume comes to the same", found.resumed
+    if moody := [item.name for item in found.twice if item.differing]:
+        said = f"can't be told: {', '.join(moody)} gives other values each time"
+        return Check(name=row, verdict=Verdict.SKIPPED, found=said)
     if not tried.steps:
         return Check(name=row, verdict=Verdict.SKIPPED, found=tried.difference)
     if tried.difference:

@@ -15,7 +15,7 @@ import msgspec
 from runner import api
 from runner.api import EnvironmentUnfit, RunHandle
 from runner.ci.checks import INVALID, UNFIT, Asked, Check, Result, Trial, Verdict, strictly
-from runner.ci.contract import contract, not_probed, probed
+from runner.ci.contract import contract, endings, not_probed, probed
 from runner.ci.learning import learning
 from runner.ci.probe import Probed
 from runner.ci.trial import read_trial
@@ -140,8 +140,12 @@ class Task:
         yield from self._obstacles
         if self._checked is None:
             return
+        halted = bool(self._obstacles)
+        yield from endings(self.trials, halted=halted)
         yield from contract(self._checked, self._differences, self.trials)
-        if self._probe is not None and not self._obstacles:
+        if halted:
+            return
+        if self._probe is not None:
             yield from self._probe_rows(self._probe)
         yield from learning(self._checked.job, self.trials)
 
