@@ -247,6 +247,17 @@ def test_a_detached_run_outlives_its_starter(tmp_path: Path) -> None:
     assert api.open_run("sums", home=tmp_path).wait().state == "succeeded"
 
 
+def test_many_can_look_at_a_run_while_it_starts_trains_and_ends(tmp_path: Path) -> None:
+    job = write_job(tmp_path, grpo={"steps": 60})
+    run = api.emulate(job, home=tmp_path, wait=False)
+    look = f"from runner import api; from pathlib import Path; r = api.open_run('sums-1', home=Path({str(tmp_path)!r}))"
+    code = f"{look}\nwhile r.row.state in ('queued', 'starting', 'running'): pass\nprint(r.row.state)"
+    lookers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    run.wait()
+    assert [looker.communicate(timeout=30)[0].strip() for looker in lookers] == ["succeeded"] * 3
+    assert len(rows(tmp_path, "SELECT id FROM transitions WHERE to_state = 'running'")) == 1
+
+
 def test_what_is_expected_and_not_met_is_failed_with_its_own_reason(tmp_path: Path) -> None:
     job = write_job(tmp_path, emulator={"expect": [{"metric": "rewards/right/mean", "at_least": 2}]})
     row = api.emulate(job, home=tmp_path).row
