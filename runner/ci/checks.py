@@ -1,4 +1,4 @@
-"""The nouns of a verdict. Every row has one; the whole passes when every row does, and the exit code is of the same rows.
+"""The nouns of a verdict. Every row has one; the whole passes when every row does; the exit code is of the same rows.
 
 So a table that shows a failure never ends with 0, and one that shows none always does.
 """

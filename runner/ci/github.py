@@ -32,7 +32,7 @@ def resume_commands(token: str) -> str:
     return f"::{token}::"
 
 
-def annotations(results: Sequence[Result]) -> Iterator[str]:
+def commands(results: Sequence[Result]) -> Iterator[str]:
     """A workflow command for each row that failed or warned."""
     for result in results:
         for check in result.checks:

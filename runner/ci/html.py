@@ -27,7 +27,8 @@ table { border-collapse: collapse; width: 100%; } td, th { text-align: left; pad
 vertical-align: top; border-bottom: 1px solid #e3e7ec; overflow-wrap: anywhere; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f4f6f8; padding: .6rem; margin: .2rem 0 1rem; }
 .passed { color: #1a7f37; } .failed, .error { color: #b42318; font-weight: 600; } .warned { color: #9a6700; }
-.skipped { color: #667085; } svg { width: 18rem; height: 8rem; } figure { display: inline-block; margin: 0 1rem 1rem 0; }
+.skipped { color: #667085; } svg { width: 18rem; height: 8rem; }
+figure { display: inline-block; margin: 0 1rem 1rem 0; }
 figcaption { font-size: .85rem; color: #475467; }
 """
 

@@ -17,7 +17,7 @@ ENDINGS = {Verdict.FAILED: "failure", Verdict.ERROR: "error", Verdict.SKIPPED: "
 
 def junit(results: Sequence[Result]) -> str:
     """The whole document."""
-    root = xml.Element("testsuites", name="runner emulate (EMULATED)", **_counts(results))
+    root = xml.Element("testsuites", {"name": "runner emulate (EMULATED)", **_counts(results)})
     for result in results:
         root.append(_suite(result))
     xml.indent(root)
@@ -35,7 +35,7 @@ def _counts(results: Sequence[Result]) -> dict[str, str]:
 
 
 def _suite(result: Result) -> xml.Element:
-    suite = xml.Element("testsuite", name=_text(result.job), **_counts([result]))
+    suite = xml.Element("testsuite", {"name": _text(result.job), **_counts([result])})
     properties = xml.SubElement(suite, "properties")
     for name, value in _properties(result):
         xml.SubElement(properties, "property", name=name, value=_text(value))

@@ -14,7 +14,7 @@ OVERRIDE = "--set"
 
 
 def place_of(check: Check) -> Finding | None:
-    """The row's place, relative to the repository ($GITHUB_WORKSPACE, else the working directory) where it is inside."""
+    """The row's place; relative to the repository ($GITHUB_WORKSPACE, else the working directory) if it is inside."""
     if check.place is None or not check.place.file or check.place.file == OVERRIDE:
         return None
     root = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve()

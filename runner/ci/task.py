@@ -27,7 +27,7 @@ from runner.store.errors import StoreError
 
 
 class Task:
-    """A job of the command. `next` gives the process to wait for, until there is none; then `result` has the verdict."""
+    """A job of the command. `next` gives the process to wait for, until there is none; then `result` is the verdict."""
 
     def __init__(self, path: Path, asked: Asked, warm: Warm) -> None:
         self.path = path
@@ -51,7 +51,7 @@ class Task:
         return self._checked.loaded.name if self._checked else str(self.path)
 
     def next(self) -> Child | None:
-        """Goes on to the next process and gives it, once the one before is gone. Raises nothing that a job can cause."""
+        """Goes on to the next process, once the one before is gone, and gives it. No fault of a job raises here."""
         try:
             return self._next()
         except JobError as error:

@@ -141,7 +141,7 @@ class Reports:
             artifacts.write_artifacts(results, self.artifacts)
             note(f"artifacts: {clean(str(self.artifacts))}")
         if self.is_github:
-            log(list(github.annotations(results)))
+            log(list(github.commands(results)))
             if path := os.environ.get("GITHUB_STEP_SUMMARY"):
                 with open(path, "a", encoding="utf-8") as file:
                     file.write(github.summary(results))

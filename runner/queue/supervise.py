@@ -1,8 +1,9 @@
-"""The supervisor of one attempt: `python -m runner.queue.supervise RUN_FOLDER ATTEMPT --lock FD [--pipe FD]`; a warm
-process (`runner.ci.server`) forks one instead. Stdlib only, so that it starts at once and stays small. It lives in a session of its own, inherits the run folder's lock
+"""The supervisor of one attempt: `python -m runner.queue.supervise RUN_FOLDER ATTEMPT --lock FD [--pipe FD]`.
+
+Stdlib only, so that it starts at once and stays small. It lives in a session of its own, inherits the run folder's lock
 from its starter and shares it with its trainer (the kernel frees it when all are gone, so no live run ever looks dead),
 passes a stop on to the trainer, lets no descendant survive, and leaves `exit.json`. With `--pipe`, end of file on that
-descriptor (its starter died) is a stop.
+descriptor (its starter died) is a stop. A warm process forks one instead, and with it the trainer (`supervise`).
 """
 
 from __future__ import annotations

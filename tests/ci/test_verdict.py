@@ -22,7 +22,7 @@ from runner.spec.errors import Finding
 from runner.spec.model import Expect, JobSpec
 from tests.small_job import REWARDS, write_job
 
-HOSTILE = '</pre><script>alert(1)</script><img src=x onerror=alert(2)>\x1b]0;x\x07\u202e &amp; ::error::owned'
+HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>\x1b]0;x\x07\u202e &amp; ::error::owned"
 HOSTILE_REWARDS = REWARDS.replace('"shorter is better"', '"</td><script>"')
 
 
@@ -150,7 +150,7 @@ def test_an_annotation_is_one_line_whatever_is_in_it(monkeypatch: pytest.MonkeyP
         check(Verdict.WARNED, place=Finding(code="x", message="", file="--set", line=1, column=1)),
         check(Verdict.PASSED),
     ]
-    assert list(github.annotations([result(rows)])) == [
+    assert list(github.commands([result(rows)])) == [
         "::error file=jobs/a%2Cb%3Ac/job.yaml,line=4,col=3,title=EMULATED sums%3A a row::"
         "50%25 of%0A::error::owned (asked: at least 1)",
         "::warning title=EMULATED sums%3A a row::what was found",
