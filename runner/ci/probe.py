@@ -23,6 +23,7 @@ from runner.journal.folder import RunFolder
 from runner.journal.log import Journal
 from runner.rewards.contract import GroupCall, Outcome, Score
 from runner.rewards.host import RewardHost
+from runner.spec.model import JobSpec
 
 MAX_COMPLETIONS = 16
 """Of a step, that the rewards are called on again."""
@@ -185,9 +186,16 @@ def _train(inputs: Inputs, data: Data, host: RewardHost, folder: Path, part: int
         stop_requested=lambda: run.step >= after,
         emulated=True,
     )
-    load_backend(inputs.backend).train(inputs.job, run)
+    load_backend(inputs.backend).train(_without_faults(inputs.job), run)
     journal.close()
     return path
+
+
+def _without_faults(job: JobSpec) -> JobSpec:
+    """What goes wrong on purpose is for the run itself, once."""
+    if not getattr(job.emulator, "faults", None):
+        return job
+    return job.model_copy(update={"emulator": job.emulator.model_copy(update={"faults": []})})
 
 
 def difference(first: Recorded, second: Recorded, end: int) -> str:
