@@ -175,16 +175,21 @@ class RunHandle:
         rows = [flat(row) for row in self.completions()]
         return pandas.DataFrame(rows)
 
-    def start(self, *, attached: bool = True) -> str:
+    def start(self, *, attached: bool = True, spawn: local.Spawn | None = None) -> str:
         """Starts the queued run on this machine; gives what it waits for, in words, or nothing when it has started."""
         with self.home.open() as store:
-            started = local.start(self.home, store, self.id, attached=attached)
+            started = local.start(self.home, store, self.id, attached=attached, spawn=spawn)
         if isinstance(started, str):
             return started
         self._started = started
         if attached:
             publish.publish_edits(self.home.run(self.id), started.supervisor)
         return ""
+
+    @property
+    def supervisor(self) -> local.Supervisor | None:
+        """The process that looks after the run, where this process has started it."""
+        return self._started.supervisor if self._started else None
 
     def _let_go(self) -> None:
         """Drops what held the ended run to this process."""

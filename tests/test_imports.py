@@ -21,9 +21,10 @@ ALLOWED = {
     "queue": {"queue", "store", "data", "rewards", "spec", "journal"},
     "draft": {"draft", "queue", "rewards", "spec", "journal"},
     "api": {"api", "queue", "store", "data", "rewards", "spec", "journal", "backends", "grpo"},
+    "ci": {"ci", "api", "queue", "store", "data", "rewards", "spec", "journal", "backends", "grpo"},
     "watch": {"watch", "api", "queue", "store", "spec", "journal"},
     "monitor": {"monitor", "api", "store", "spec", "journal"},
-    "cli": {"cli", "api", "draft", "queue", "store", "data", "rewards", "spec", "journal", "watch", "monitor"},
+    "cli": {"cli", "ci", "api", "draft", "queue", "store", "data", "rewards", "spec", "journal", "watch", "monitor"},
 }
 """room → rooms it may import."""
 

@@ -43,7 +43,11 @@ class Unfit(Exception):
 
 
 def main() -> int:
-    folder, attempt = RunFolder(Path(sys.argv[1])), int(sys.argv[2])
+    return attend(RunFolder(Path(sys.argv[1])), int(sys.argv[2]))
+
+
+def attend(folder: RunFolder, attempt: int) -> int:
+    """Trains one attempt of the run to its end; gives the exit code."""
     stop = _stop_flag()
     journal = Journal(folder.journal(attempt))
     with contextlib.suppress(OSError):
@@ -189,6 +193,7 @@ def _stop_flag() -> list[int]:
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda signum, frame: asked.append(signum))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # held back while a warm process forked us
     return asked
 
 

@@ -18,7 +18,7 @@ VERBS = {
     "validate": ("validate", "Checks jobs, their data and rewards."),
     "plan": ("plan", "Shows what a run would do."),
     "run": ("train", "Trains a job with TRL on the GPU."),
-    "emulate": ("train", "Trains jobs in miniature on the CPU."),
+    "emulate": ("emulate", "Trains jobs in miniature on the CPU, and checks them."),
     "submit": ("queue", "Puts a job in the queue."),
     "ls": ("ls", "Lists the runs, latest first."),
     "show": ("show", "Shows everything of one run."),

@@ -12,9 +12,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from runner.journal.folder import RunFolder, read_json
 from runner.journal.states import STATE_OF, Reason, State
@@ -32,12 +33,22 @@ LOG_TAIL = 2000
 """Characters of the trainer's log that a failure without a last word is told with."""
 
 
+class Supervisor(Protocol):
+    """An attempt's supervisor, as its starter sees it: `subprocess.Popen` is one."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self) -> int: ...
+    def terminate(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
     """A run that this process has started."""
 
     run_id: str
-    supervisor: subprocess.Popen[bytes]
+    supervisor: Supervisor
     pipe: int | None
     """Write end; closing it (or dying) stops the run. None for a detached run."""
 
@@ -47,8 +58,13 @@ class Started:
             self.supervisor.terminate()
 
 
-def start(home: Home, store: Store, run_id: str, *, attached: bool) -> Started | str:
-    """Claims a queued run and starts its next attempt; or says in words what it waits for."""
+Spawn = Callable[[RunFolder, str, int, int], Started]
+"""Starts the supervisor of (run folder, run id, attempt) with the descriptor of the folder's lock."""
+
+
+def start(home: Home, store: Store, run_id: str, *, attached: bool, spawn: Spawn | None = None) -> Started | str:
+    """Claims a queued run and starts its next attempt; or says in words what it waits for. `spawn`: how, where a
+    process of its own is not wanted."""
     folder = home.run(run_id)
     lock = _lock(folder)
     if lock is None:
@@ -57,6 +73,8 @@ def start(home: Home, store: Store, run_id: str, *, attached: bool) -> Started |
         claim = store.claim(run_id, host=os.uname().nodename, boot_id=boot_id())
         if claim.run is None:
             return claim.waiting
+        if spawn is not None:
+            return spawn(folder, run_id, claim.attempt, lock)
         return _spawn(folder, run_id, claim.attempt, lock, attached)
     finally:
         os.close(lock)

@@ -254,6 +254,15 @@ def outcomes(store: Store, run_id: str) -> list[OutcomeRow]:
     return store.fetch(OutcomeRow, sql, [low, high])
 
 
+def value_ranges(store: Store, run_id: str) -> dict[str, tuple[float, float]]:
+    """Least and greatest value that each reward function gave in training."""
+    sql = (
+        "SELECT s.name, min(s.value), max(s.value) FROM rollouts r JOIN scores s ON s.rollout_id = r.id "
+        "WHERE r.run_id = ? AND r.split = 'train' AND s.value IS NOT NULL GROUP BY s.name"
+    )
+    return {name: (low, high) for name, low, high in store.db.conn.execute(sql, (run_id,))}
+
+
 def checkpoints(store: Store, run_id: str) -> list[CheckpointRow]:
     """The run's checkpoints in the order of steps; those with `kept` are on the disk."""
     sql = f"SELECT {columns(CheckpointRow)} FROM checkpoints WHERE run_id = ? ORDER BY step"

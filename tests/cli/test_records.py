@@ -22,9 +22,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two ended runs of one job; the rewards changed in between, and fail on short completions."""
     folder = tmp_path_factory.mktemp("home")
     job = make_job(folder, rewards=LOUD, completions=COMPLETIONS)
-    assert cli("emulate", "colours", cwd=folder).returncode == 0
+    assert cli("emulate", "colours", cwd=folder).returncode == 1
     (job / "rewards.py").write_text(LOUD.replace("return 1.0 if", "return 0.5 if"))
-    assert cli("emulate", "colours", "--set", "grpo.beta=0.1", cwd=folder).returncode == 0
+    assert cli("emulate", "colours", "--set", "grpo.beta=0.1", cwd=folder).returncode == 1
     return folder
 
 
