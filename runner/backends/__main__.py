@@ -92,8 +92,9 @@ def _train(folder: RunFolder, attempt: int, journal: Journal, stop: list[int], l
             emulated=inputs.emulated,
         )
         backend = load_backend(inputs.backend)
-        _announce(run, host, inputs, [*inputs.differences, *backend.differences(inputs.job)], attempt, journal)
-        findings = backend.check(inputs.job)
+        found = backend.differences(inputs.job, data.train, run.held_out)
+        _announce(run, host, inputs, [*inputs.differences, *found], attempt, journal)
+        findings = backend.check(inputs.job, data.train, run.held_out)
         _refuse_unfit(findings)
         try:
             backend.train(inputs.job, run)

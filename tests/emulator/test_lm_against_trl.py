@@ -75,7 +75,7 @@ def test_chat_text_and_tokens_are_those_of_transformers(messages: list[Message])
     assert it.prompt(Example(id=0, prompt=messages, columns={})) == text
     drawn = it.sample([Example(id=0, prompt=messages, columns={})], Sampling(max_completion_length=2), [[0]])
     assert tokenizer(text, add_special_tokens=False)["input_ids"] == drawn.prompts[0]
-    assert tokenizer.eos_token_id in it._end
+    assert tokenizer.eos_token_id in it._tokens.end
 
 
 def test_a_saved_policy_opens_in_transformers(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_loss_and_gradient_are_trls(trainer: Any, loss_type: str, change: dict[s
     stats, advantages = numbers()
     without = TokenStats(logps=stats.logps, old_logps=stats.old_logps, reference_logps=None, mask=stats.mask)
     terms = token_losses(stats if grpo.beta else without, advantages, grpo)
-    mine = (terms.loss * stats.mask * row_weights(stats.mask, grpo)).sum()
+    mine = (terms.loss * stats.mask * row_weights(stats.mask, grpo, float(stats.mask.sum()))).sum()
     expected = trl_loss(trainer, grpo, stats, advantages)
     assert mine.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-7)
     gradients = [torch.autograd.grad(loss, stats.logps)[0] for loss in (mine, expected)]
