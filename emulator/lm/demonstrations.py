@@ -29,10 +29,10 @@ from emulator.lm.model import Llama, load_model, save_weights
 from emulator.lm.tokens import Tokens
 from runner.spec.model import JobSpec
 
-STEPS = 150
-ROWS = 12
+STEPS = 120
+ROWS = 8
 """Demonstrations in one step; of each, one good and one bad completion."""
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 3e-3
 FOLDER = "demonstrated"
 
 

@@ -9,10 +9,12 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("torch")
-peft = pytest.importorskip("peft")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("peft")
+pytest.importorskip("transformers")
 
+import peft
 import torch
+import transformers
 
 from emulator.lm.model import load_model
 from runner.spec.model import Lora
