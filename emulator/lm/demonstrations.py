@@ -10,6 +10,7 @@ it lies in the run folder, as the base of the run's policy and reference; a resu
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from emulator.lm.adamw import AdamW
 from emulator.lm.batch import Completions, Prompts, completion_logits
 from emulator.lm.check import room
 from emulator.lm.config import LlamaConfig
@@ -29,10 +31,11 @@ from emulator.lm.model import Llama, load_model, save_weights
 from emulator.lm.tokens import Tokens
 from runner.spec.model import JobSpec
 
-STEPS = 120
+STEPS = 160
 ROWS = 8
 """Demonstrations in one step; of each, one good and one bad completion."""
 LEARNING_RATE = 3e-3
+WARMUP = 16
 FOLDER = "demonstrated"
 
 
@@ -69,17 +72,20 @@ def teach(job: JobSpec, base: Path) -> Llama:
     rows, tokens = read_demonstrations(job), Tokens(base)
     length = room(job, LlamaConfig.read(base / "config.json"))
     model, rng = load_model(base), random.Random(f"demonstrations/{job.seed}")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, total_steps=STEPS, pct_start=0.1, cycle_momentum=False
-    )
-    for _ in range(STEPS):
-        optimizer.zero_grad()
+    optimizer = AdamW(dict(model.named_parameters()), betas=(0.9, 0.98))
+    for step in range(STEPS):
+        model.zero_grad()
         _loss(model, tokens, [rng.choice(rows) for _ in range(ROWS)], length, rng).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        optimizer.step(learning_rate(step))
     return model
+
+
+def learning_rate(step: int) -> float:
+    """Of the 0-based step: up in WARMUP steps, then down to 0 along a cosine."""
+    if step < WARMUP:
+        return LEARNING_RATE * (step + 1) / WARMUP
+    return LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (STEPS - WARMUP)))
 
 
 def _loss(model: Llama, tokens: Tokens, rows: Sequence[Demonstration], length: int, rng: random.Random) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from emulator.lm.adamw import AdamW
 from emulator.lm.batch import Completions, Prompts, completion_logits
 from emulator.lm.drawn import Drawn
 from emulator.lm.folder import FILES
@@ -33,7 +34,8 @@ from emulator.policy import Sampled, Sampling
 from runner.grpo.types import Example
 from runner.spec.model import Grpo, Lora
 
-UPDATE_POSITIONS = 16384
+OPTIMIZER = "optimizer.safetensors"
+UPDATE_POSITIONS = 4096
 UPDATE_LOGITS = 2**26
 """Most positions (prompts and completions, padding included), and most positions times vocabulary, in one forward and
 backward pass: they bound the memory."""
@@ -77,13 +79,11 @@ class LmPolicy:
         self.model = load_model(folder)
         self._reference = copy.deepcopy(self.model).requires_grad_(False) if grpo.beta else None
         self._adapter = Adapter(self.model, lora, seed) if lora else None
-        self._optimizer = torch.optim.AdamW(
-            self._trained().values(),
-            lr=grpo.learning_rate,
+        self._optimizer = AdamW(
+            self._trained(),
             betas=(grpo.adam_beta1, grpo.adam_beta2),
             eps=grpo.adam_epsilon,
             weight_decay=grpo.weight_decay,
-            foreach=True,
         )
 
     def _trained(self) -> dict[str, nn.Parameter]:
@@ -123,19 +123,18 @@ class LmPolicy:
         drawn = whole if rows is None else whole.part(rows)
         used = advantages if rows is None else [advantages[row] for row in rows]
         learning_rate = self._grpo.learning_rate * learning_rate_factor(self._grpo, step)
-        self._optimizer.param_groups[0]["lr"] = learning_rate
         self.model.zero_grad()
         tokens = self._counted(whole) / self._grpo.generate_every
         totals = [self._backward(chunk, drawn.temperature) for chunk in self._chunks(drawn, used, tokens)]
-        norm = self._descend()
+        norm = self._descend(learning_rate)
         return _metrics(totals, self._grpo) | {"grad_norm": norm, "learning_rate": learning_rate}
 
-    def _descend(self) -> float:
+    def _descend(self, learning_rate: float) -> float:
         """The optimizer's step; the norm of the gradient before it is cut."""
         if self._adapter:
             self._adapter.collect_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self._trained().values(), self._grpo.max_grad_norm)
-        self._optimizer.step()
+        self._optimizer.step(learning_rate)
         if self._adapter:
             self._adapter.merge()
         return norm.item()
@@ -200,7 +199,7 @@ class LmPolicy:
             self._adapter.save(folder, self._folder)
         else:
             save_weights(self.model, folder / "model.safetensors")
-        save_file(self._optimizer_tensors(), folder / "optimizer.safetensors")
+        save_file(self._optimizer.tensors(), folder / OPTIMIZER)
 
     def load(self, folder: Path) -> None:
         """Weights, and the optimizer's state where the folder has one. The reference stays the base model."""
@@ -208,21 +207,10 @@ class LmPolicy:
             self._adapter.load(folder)
         else:
             self.model.load_state_dict(load_model(folder).state_dict())
-        self._optimizer.state.clear()
-        if (folder / "optimizer.safetensors").exists():
-            tensors = load_file(folder / "optimizer.safetensors")
-            for name, parameter in self._trained().items():
-                keys = ("step", "exp_avg", "exp_avg_sq")
-                if f"{name}.step" in tensors:
-                    self._optimizer.state[parameter] = {key: tensors[f"{name}.{key}"] for key in keys}
+        self._optimizer.load(load_file(folder / OPTIMIZER) if (folder / OPTIMIZER).exists() else {})
 
     def load_drawn(self, folder: Path) -> Drawn:
         return Drawn.load(folder)
-
-    def _optimizer_tensors(self) -> dict[str, Tensor]:
-        state = self._optimizer.state
-        named = [(name, state[parameter]) for name, parameter in self._trained().items() if parameter in state]
-        return {f"{name}.{key}": tensor for name, tensors in named for key, tensor in tensors.items()}
 
 
 @torch.no_grad()

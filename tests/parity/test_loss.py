@@ -10,8 +10,12 @@ import pytest
 
 from runner.spec.model import Grpo
 
-torch = pytest.importorskip("torch")
-trl = pytest.importorskip("trl")
+pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+import torch
+import trl
+
 from emulator.lm.loss import TokenStats, row_weights, token_losses
 
 pytestmark = [pytest.mark.lm, pytest.mark.trl, pytest.mark.filterwarnings("ignore::FutureWarning")]

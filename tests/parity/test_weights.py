@@ -12,10 +12,15 @@ from runner.grpo.advantages import advantages, weighted_rewards
 from runner.spec.model import Grpo, Lora
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-torch = pytest.importorskip("torch")
-trl = pytest.importorskip("trl")
-peft = pytest.importorskip("peft")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("torch")
+pytest.importorskip("trl")
+pytest.importorskip("peft")
+pytest.importorskip("transformers")
+
+import peft
+import torch
+import trl
+
 from emulator.backend import SHIPPED
 from emulator.lm.drawn import Drawn
 from emulator.lm.model import load_model
