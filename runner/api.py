@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.backends import load_backend
+from runner.grpo.inputs import absolute_paths
+from runner.journal.completions import RUN
 from runner.journal.events import Difference, Split
 from runner.journal.folder import read_json
 from runner.journal.states import Reason, State
@@ -25,7 +27,8 @@ from runner.queue.jobs import BackendName, Checked, JobLike, validate
 from runner.queue.progress import Progress, progress
 from runner.queue.submit import Device
 from runner.queue.submit import submit as _submit
-from runner.spec.errors import JobError
+from runner.spec.errors import Finding, JobError
+from runner.spec.model import JobSpec
 from runner.store import queries
 from runner.store.errors import StoreError
 from runner.store.rows import CompletionRow, EventRow, RewardLogRow, RunRow
@@ -228,23 +231,40 @@ def submit(
 ) -> RunHandle:
     """Checks a job and puts it in the queue, where `runner watch` or `resume` finds it. Raises JobError."""
     checked = validate(job, overrides, backend)
-    _refuse_job(checked)
     where = Home(Path(home).resolve()) if home else find_home(checked.loaded.folder)
+    _refuse_job(checked, where)
     with where.open() as store:
         return RunHandle(where, _submit(store, checked, device))
 
 
-def _refuse_job(checked: Checked) -> None:
+def _refuse_job(checked: Checked, home: Home) -> None:
     """Raises JobError for what the backend can't do with this job on any machine."""
-    findings = load_backend(checked.backend).check(checked.job)
+    data = checked.data
+    findings = load_backend(checked.backend).check(_as_trained(checked, home), data.train, data.eval)
     wrong = [finding for finding in findings if finding.code != "environment"]
     if wrong:
         raise JobError(checked.loaded.locate(wrong))
 
 
-def differences(checked: Checked) -> list[Difference]:
+def _as_trained(checked: Checked, home: Home) -> JobSpec:
+    """The job as a trainer is given it: local paths absolute, and an earlier run to be replayed as its folder."""
+    job = absolute_paths(checked.job, checked.loaded.folder)
+    named = job.emulator.completions
+    if named is None or not named.startswith(RUN):
+        return job
+    folder = home.run(named.removeprefix(RUN)).path
+    if not folder.is_dir():
+        finding = Finding(code="semantic", field="emulator.completions", message=f"there is no {named} in {home.path}",
+                          hint="`runner ls` lists the runs")  # fmt: skip
+        raise JobError(checked.loaded.locate([finding]))
+    return job.model_copy(update={"emulator": job.emulator.model_copy(update={"completions": str(folder)})})
+
+
+def differences(checked: Checked, home: Home | None = None) -> list[Difference]:
     """What the job asks for and its backend does not honour."""
-    return [*checked.differences, *load_backend(checked.backend).differences(checked.job)]
+    job, data = _as_trained(checked, home or find_home(checked.loaded.folder)), checked.data
+    held_out = data.eval[: job.evaluation.limit]
+    return [*checked.differences, *load_backend(checked.backend).differences(job, data.train, held_out)]
 
 
 def run(
@@ -319,6 +339,7 @@ def rerun(
     row = old.row
     fork = None if at is None else _checkpoint(old, at)
     checked = validate(_job_file(old), overrides, "emulator" if row.emulated else "trl")
+    _refuse_job(checked, old.home)
     device: Device = (read_json(old.home.run(old.id).spec_json) or {})["device"]
     if fork is not None:
         _refuse_other_shape(old, checked)

@@ -75,19 +75,22 @@ def _ratio(stats: TokenStats, grpo: Grpo) -> Tensor:
     return log_ratio.exp()
 
 
-def row_weights(mask: Tensor, grpo: Grpo) -> Tensor:
+def row_weights(mask: Tensor, grpo: Grpo, tokens: float) -> Tensor:
     """Factor [N, 1] of each completion's summed token losses: the loss is Σ_i w_i Σ_t l_it·m_it.
 
-    grpo: 1 / (N · tokens of i); bnpo, dapo, cispo: 1 / all tokens; dr_grpo: 1 / (N · max_completion_length).
-    The whole batch is one micro-batch in TRL's terms, and one optimizer step is made on it; because the weights are
-    known beforehand, it can be cut into chunks without changing the loss.
+    grpo: 1 / (N · tokens of i); dr_grpo: 1 / (N · max_completion_length); bnpo: 1 / all tokens; dapo, cispo:
+    1 / `tokens`, which are those of the generation batch, divided by the steps that share it. The completions of a step
+    are one micro-batch in TRL's terms; because the weights are known beforehand, they can be cut into chunks without
+    changing the loss.
     """
     lengths, rows = mask.sum(1, keepdim=True), len(mask)
     if grpo.loss_type == "grpo":
         return 1.0 / (rows * lengths.clamp(min=1.0))
     if grpo.loss_type == "dr_grpo":
         return torch.full_like(lengths, 1.0 / (rows * grpo.max_completion_length))
-    return torch.full_like(lengths, 1.0) / lengths.sum().clamp(min=1.0)
+    if grpo.loss_type == "bnpo":
+        return torch.full_like(lengths, 1.0) / lengths.sum().clamp(min=1.0)
+    return torch.full_like(lengths, 1.0) / max(tokens, 1.0 / grpo.generate_every)
 
 
 def clip_metrics(ratio: Tensor, advantages: Tensor, mask: Tensor, grpo: Grpo) -> dict[str, float]:

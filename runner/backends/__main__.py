@@ -122,11 +122,12 @@ def _train(folder: RunFolder, attempt: int, journal: Journal, stop: list[int], l
             emulated=inputs.emulated,
         )
         backend = load_backend(inputs.backend)
-        _announce(run, rewards, inputs, [*inputs.differences, *backend.differences(inputs.job)], attempt, journal)
+        found = backend.differences(inputs.job, data.train, run.held_out)
+        _announce(run, rewards, inputs, [*inputs.differences, *found], attempt, journal)
         journal.append(events.SandboxChecked(guarantees=guarantees))
         if lacking := [f"{row.name} ({row.why})" for row in guarantees if row.state == "not enforced"]:
             run.alert("sandbox", f"not enforced on this machine for reward code: {', '.join(lacking)}")
-        findings = backend.check(inputs.job)
+        findings = backend.check(inputs.job, data.train, run.held_out)
         _refuse_unfit(findings)
         try:
             backend.train(inputs.job, run)

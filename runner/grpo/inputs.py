@@ -53,7 +53,7 @@ def absolute_paths(job: JobSpec, *folders: Path) -> JobSpec:
     emulator = job.emulator.model_copy(
         update={
             name: found(value)
-            for name in ("model", "completions")
+            for name in ("model", "demonstrations", "completions")
             if (value := getattr(job.emulator, name)) is not None
         }
     )

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from runner.data.examples import Example
 from runner.grpo import checkpoint as checkpoints
 from runner.grpo import guards
-from runner.grpo.advantages import advantages, weighted_rewards
+from runner.grpo.advantages import Values, advantages, normalized_advantages, weighted_rewards
 from runner.grpo.metrics import batch_metrics
 from runner.grpo.order import batch_of, draw_seeds, indices
 from runner.grpo.types import Completion, Group, Next, Reason, Scored, Split
@@ -80,6 +80,8 @@ class Run:
         """Examples to evaluate on, in order."""
         self.ended: Reason | None = None
         """Set once `Next.stop` has been given."""
+        self.folder = folder
+        """Of the run."""
         self._folder = folder / "checkpoints"
         self._train = train
         self._scorer = scorer
@@ -156,7 +158,7 @@ class Run:
             weights=weights,
             values=values,
             rewards=rewards,
-            advantages=advantages(rewards, len(groups[0].completions), self.job.grpo.scale_rewards),
+            advantages=self._advantages(values, weights, rewards, len(groups[0].completions)),
             scores=scores,
         )
         self._record(groups, scored, step, split)
@@ -185,6 +187,13 @@ class Run:
             if self._switch is not None:
                 self._switch.keep(calls, scored.scores)
 
+    def _advantages(
+        self, values: Values, weights: Sequence[float], rewards: Sequence[float | None], group_size: int
+    ) -> list[float]:
+        if self.job.grpo.multi_objective_aggregation == "normalize_then_sum":
+            return normalized_advantages(values, weights, group_size)
+        return advantages(rewards, group_size, self.job.grpo.scale_rewards)
+
     def report(self, step: int, metrics: Mapping[str, float], *, split: Split = "train") -> Next:
         """Records a finished step's metrics (TRL's names; `eval` ones without a prefix) and says what comes next.
 
@@ -195,7 +204,7 @@ class Run:
         if batches:
             groups = [group for groups, _ in batches for group in groups]
             scored = [scored for _, scored in batches]
-            figures |= batch_metrics(groups, scored, self.job.grpo.scale_rewards)
+            figures |= batch_metrics(groups, scored, self.job.grpo)
             figures["time/reward"] = self._reward_seconds
             batches.clear()
         if split == "eval":

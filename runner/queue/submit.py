@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
+from runner.journal.completions import RUN, recorded
 from runner.journal.events import Difference
 from runner.journal.folder import RunFolder, write_json
 from runner.queue.jobs import Checked
@@ -47,6 +48,7 @@ def _fill(folder: RunFolder, checked: Checked, device: Device, fork: Path | None
     (folder.source / loaded.path.name).write_text(loaded.source)
     for path in _inputs(checked.job):
         _copy(loaded.folder / path, folder.source / path)
+    _keep_recorded(folder, checked.job.emulator.completions)
     Shelf(folder.rewards).publish(checked.rewards, "submit")
     if fork is not None:
         shutil.copytree(fork, folder.checkpoints / fork.name)
@@ -66,8 +68,16 @@ def _fill(folder: RunFolder, checked: Checked, device: Device, fork: Path | None
 
 def _inputs(job: JobSpec) -> list[str]:
     """Files that decide the result, beside the rewards."""
-    completions = [job.emulator.completions] if job.emulator.completions and job.emulator.policy == "replay" else []
-    return [path for path in (job.dataset.path, *completions) if not Path(path).is_absolute() and ".." not in path]
+    named = [job.emulator.demonstrations, job.emulator.completions if job.emulator.policy == "replay" else None]
+    paths = [job.dataset.path, *(path for path in named if path is not None and not path.startswith(RUN))]
+    return [path for path in paths if not Path(path).is_absolute() and ".." not in path]
+
+
+def _keep_recorded(folder: RunFolder, completions: str | None) -> None:
+    """What an earlier run recorded, in a file of its own: the run may go away, or go on."""
+    if completions is not None and completions.startswith(RUN):
+        rows = recorded(folder.path.parent / completions.removeprefix(RUN))
+        (folder.source / completions).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -144,6 +144,8 @@ class Grpo(Section):
     """`sequence` is GSPO."""
     scale_rewards: Literal["group", "batch", "none"] = "group"
     """Spread that advantages are divided by."""
+    multi_objective_aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"
+    """Whether rewards are summed before they are compared in their group, or after each was (GDPO; `scale_rewards` then plays no part)."""  # noqa: E501
     mask_truncated_completions: bool = False
     """Leave cut completions out of the loss."""
     micro_batch: Count | None = None
@@ -235,6 +237,17 @@ class Limits(Section):
     """Generated tokens."""
 
 
+class Fault(Section):
+    """Something that goes wrong on purpose, once: in the first attempt that comes to the step."""
+
+    at_step: Count
+    """Step in whose middle it happens: completions are scored, weights not yet updated."""
+    kind: Literal["crash", "kill", "hang", "nan", "out_of_memory", "disk_full", "slow_step", "lost_reward_worker"]
+    """`crash`: the trainer aborts. `kill`: it is killed. `hang`: it stands still. `nan`: the update is not a number. `lost_reward_worker`: a reward process is killed under its calls."""  # noqa: E501
+    seconds: Positive = 1.0
+    """How long a `slow_step` takes more."""
+
+
 class Emulator(Section):
     """What differs in miniature on a CPU, and what CI expects of it. Fields named as in `grpo:` override it."""
 
@@ -242,8 +255,10 @@ class Emulator(Section):
     """`lm`: a tiny language model. `replay`: a softmax policy over recorded completions, no torch."""
     model: Text | None = None
     """`lm`: folder of a small Llama-type model to use instead of the shipped weights."""
+    demonstrations: Text | None = None
+    """`lm`: rows like the dataset's with lists `good` and `bad` of completions; the model learns to write both before it is trained, so that a format of your own has signal."""  # noqa: E501
     completions: Text | None = None
-    """`replay`: JSON lines with `prompt` and `completions`, or rows whose columns match the dataset's."""
+    """`replay`: JSON lines with `prompt` and `completions`, or rows whose columns match the dataset's; or `run:<id>`, what an earlier run recorded."""  # noqa: E501
     threads: Count = 1
     """CPU threads. The digest is promised for equal threads."""
     steps: Count | None = None
@@ -268,12 +283,17 @@ class Emulator(Section):
     """Overrides `checkpoints.every`."""
     expect: list[Expect] = []
     """What an emulated run must reach; judged instead of the top-level `expect`."""
+    faults: list[Fault] = []
+    """What goes wrong on purpose, to see the run recover."""
 
     @model_validator(mode="after")
-    def _replay_has_completions(self) -> Self:
+    def _policy_has_what_it_needs(self) -> Self:
         if self.policy == "replay" and self.completions is None:
             hint = "give `completions:`, a file of recorded completions"
             raise nonsense(Problem("policy", "`replay` needs completions to replay", hint))
+        if self.policy == "replay" and self.demonstrations is not None:
+            hint = "use `policy: lm`, or list the texts in `completions`"
+            raise nonsense(Problem("demonstrations", "`replay` learns from `completions` only", hint))
         return self
 
 
