@@ -70,7 +70,12 @@ def number(node: Any) -> st.SearchStrategy[Any]:
 
 
 def text(node: Any) -> st.SearchStrategy[Any]:
-    forms = {"^[A-Za-z_]": ["KEY", "a_1"], "py:": ["r.py:f", "a/b.py:_g1"], "s|m": ["5m", "90s"], "{0,63}": ["a", "b.c"]}
+    forms = {
+        "^[A-Za-z_]": ["KEY", "a_1"],
+        "py:": ["r.py:f", "a/b.py:_g1"],
+        "s|m": ["5m", "90s"],
+        "{0,63}": ["a", "b.c"],
+    }
     found = [values for part, values in forms.items() if part in node.get("pattern", "")]
     return st.sampled_from(found[0] if found else ["a", "reward", "rewards/a/mean", "rewards/x/mean"])
 
