@@ -19,7 +19,7 @@ from runner.backends import load_backend
 from runner.data.load import load_examples
 from runner.grpo.checkpoint import last_step
 from runner.grpo.guards import RewardFailure
-from runner.grpo.inputs import Inputs, read_inputs
+from runner.grpo.inputs import Inputs, read_inputs, reward_settings
 from runner.grpo.reload import Past, Reload
 from runner.grpo.run import Run
 from runner.grpo.types import Reason
@@ -30,7 +30,6 @@ from runner.journal.states import exit_code
 from runner.rewards.guarantees import check, unmet
 from runner.rewards.host import RewardHost, RewardLoadError
 from runner.rewards.sandbox import Settings
-from runner.rewards.secrets import resolve
 from runner.rewards.versions import Shelf
 from runner.spec.errors import Finding, JobError
 
@@ -145,14 +144,10 @@ def _check_sandbox(inputs: Inputs) -> list[events.GuaranteeRow]:
 
 
 def _settings(inputs: Inputs, folder: RunFolder) -> Settings:
-    """Raises Unfit when a secret isn't there: it was when the job was checked, on this machine or another."""
     try:
-        secrets = resolve(inputs.job.secrets, inputs.data_folder)
+        return reward_settings(inputs, folder.rewards)
     except JobError as error:
         raise Unfit(str(error)) from None
-    return Settings(
-        sandbox=inputs.job.sandbox, secrets=secrets, job_folder=inputs.data_folder, state=folder.path / "rewards"
-    )
 
 
 def _announce(

@@ -15,7 +15,7 @@ import msgspec
 
 from runner.backends import load_backend
 from runner.data.load import Data, load_examples
-from runner.grpo.inputs import Inputs, read_inputs
+from runner.grpo.inputs import Inputs, read_inputs, reward_settings
 from runner.grpo.run import Run
 from runner.journal import events, log
 from runner.journal.events import is_timing
@@ -23,6 +23,7 @@ from runner.journal.folder import RunFolder
 from runner.journal.log import Journal
 from runner.rewards.contract import GroupCall, Outcome, Score
 from runner.rewards.host import RewardHost
+from runner.rewards.versions import Shelf
 from runner.spec.model import JobSpec
 
 MAX_COMPLETIONS = 16
@@ -79,7 +80,10 @@ def probe(folder: RunFolder) -> Probed:
     inputs = read_inputs(folder)
     recorded = read_training(folder.journal(number) for number in folder.attempts())
     data = load_examples(inputs.job, inputs.data_folder)
-    with RewardHost(inputs.rewards, seed=inputs.job.seed) as host:
+    shelf = Shelf(folder.rewards)
+    settings = reward_settings(inputs, state=None)
+    steps = inputs.job.grpo.steps
+    with RewardHost(shelf.path(shelf.wanted), seed=inputs.job.seed, steps=steps, settings=settings) as host:
         return Probed(twice=call_twice(host, recorded, data), resumed=resume(inputs, data, host, recorded))
 
 

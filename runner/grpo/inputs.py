@@ -8,6 +8,8 @@ from pathlib import Path
 
 from runner.journal.events import Difference
 from runner.journal.folder import RunFolder, read_json
+from runner.rewards.sandbox import Settings
+from runner.rewards.secrets import resolve
 from runner.spec.errors import Finding, JobError
 from runner.spec.model import JobSpec
 
@@ -42,6 +44,15 @@ def read_inputs(folder: RunFolder) -> Inputs:
         data_sha256=spec["data_sha256"],
         differences=[Difference(**item) for item in spec["differences"]],
     )
+
+
+def reward_settings(inputs: Inputs, state: Path | None) -> Settings:
+    """What the job grants its reward workers. `state`: where their cache and budget are kept; None: neither counts.
+
+    Raises JobError when a secret isn't there: it was when the job was checked, on this machine or another.
+    """
+    secrets = resolve(inputs.job.secrets, inputs.data_folder)
+    return Settings(sandbox=inputs.job.sandbox, secrets=secrets, job_folder=inputs.data_folder, state=state)
 
 
 def absolute_paths(job: JobSpec, *folders: Path) -> JobSpec:

@@ -13,7 +13,6 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ from typing import Any
 
 from runner.journal.folder import RunFolder, read_json
 from runner.queue.home import Home
-from runner.queue.local import conclude
+from runner.queue.local import Supervisor, conclude
 from runner.rewards import bundle
 from runner.rewards.capture import capture, name_of
 from runner.rewards.versions import Shelf
@@ -150,12 +149,12 @@ def last_of_files(shelf: Shelf) -> str:
     return of_files[-1] if of_files else shelf.wanted
 
 
-def publish_edits(folder: RunFolder, supervisor: subprocess.Popen[bytes]) -> None:
+def publish_edits(folder: RunFolder, supervisor: Supervisor) -> None:
     """Publishes the run's edits, from a thread of this process, until its supervisor has ended."""
     threading.Thread(target=_publish_edits, args=(folder, supervisor), name="reward-publisher", daemon=True).start()
 
 
-def _publish_edits(folder: RunFolder, supervisor: subprocess.Popen[bytes]) -> None:
+def _publish_edits(folder: RunFolder, supervisor: Supervisor) -> None:
     publisher = Publisher(folder)
     try:
         while supervisor.poll() is None:
