@@ -19,6 +19,7 @@ VERBS = {
     "plan": ("plan", "Shows what a run would do."),
     "run": ("train", "Trains a job with TRL on the GPU."),
     "emulate": ("train", "Trains jobs in miniature on the CPU."),
+    "watch": ("watch", "Runs what lies in jobs/, and whatever is put there."),
     "submit": ("queue", "Puts a job in the queue."),
     "ls": ("ls", "Lists the runs, latest first."),
     "show": ("show", "Shows everything of one run."),

@@ -27,6 +27,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Duration = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}(s|m|h|d)$")]
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -241,10 +242,21 @@ class Stop(Condition):
 class Limits(Section):
     """Budgets. A run that hits one is checkpointed and ends as `timed_out`, exit code 4."""
 
-    max_duration: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}(s|m|h|d)$")] | None = None
+    max_duration: Duration | None = None
     """Wall time over all attempts: `90s`, `30m`, `12h`, `2d`."""
     max_tokens: Count | None = None
     """Generated tokens."""
+
+
+class Retry(Section):
+    """When `runner watch` starts a run again that was cut off. It goes on from its last checkpoint."""
+
+    max: Annotated[int, Field(ge=0)] = 2
+    """Starts again in a row that may end without a new checkpoint; then the run is held."""
+    on: list[Literal["lost", "out_of_memory", "disk_full", "environment"]] = ["lost"]
+    """Reasons to start again for. `lost`: killed, or the machine went down."""
+    backoff: Duration = "10s"
+    """Pause before the first of them; each further one is twice as long, up to ten minutes."""
 
 
 class Emulator(Section):
@@ -355,6 +367,10 @@ class JobSpec(Section):
     """Budgets. A run that hits one is checkpointed and ends as `timed_out`, exit code 4."""
     priority: int = 0
     """Higher goes first in the queue."""
+    after: list[Name] = []
+    """Jobs in the same folder whose latest revision has to succeed first (`runner watch`)."""
+    retry: Retry = Retry()
+    """When `runner watch` starts a run again that was cut off."""
     labels: dict[str, str] = {}
     """Shown with the run; no meaning to us."""
 
@@ -368,7 +384,7 @@ class JobSpec(Section):
         return value
 
 
-LIVE_FIELDS = frozenset({"rewards", "priority", "limits", "labels"})
+LIVE_FIELDS = frozenset({"rewards", "priority", "limits", "labels", "after", "retry"})
 """Fields whose change makes no new revision: they act on the run that is there."""
 
 EMULATOR_OVERRIDES: dict[str, tuple[str, str]] = {

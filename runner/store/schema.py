@@ -15,11 +15,12 @@ from pathlib import Path
 from sqlite_utils import Database, Migrations
 from sqlite_utils.utils import sqlite3  # pyright: ignore[reportPrivateImportUsage]  # pysqlite3 where there is one
 
-from runner.store.errors import StoreError
+from runner.store.errors import DamagedDatabase, StoreError
 
 # Of the library in use, which isn't the `sqlite3` of Python's own that connections are annotated with.
 IntegrityError = sqlite3.IntegrityError
 OperationalError = sqlite3.OperationalError
+DatabaseError = sqlite3.DatabaseError
 
 APPLICATION_ID = 0x47525055
 BUSY_MS = 10_000
@@ -43,7 +44,7 @@ CREATE TABLE runs (
     emulated INTEGER NOT NULL CHECK (emulated IN (0, 1)),
     parent TEXT,
     priority INTEGER NOT NULL,
-    want TEXT NOT NULL CHECK (want IN ('run', 'stop', 'cancel')),
+    want TEXT NOT NULL CHECK (want IN ('run', 'stop', 'cancel', 'delete')),
     state TEXT NOT NULL CHECK (state IN ('queued', 'starting', 'running', 'held',
         'succeeded', 'failed', 'cancelled', 'timed_out', 'superseded')),
     reason TEXT,
@@ -247,7 +248,7 @@ def _refuse_foreign(db: Database, path: Path) -> None:
         application_id = db.conn.execute("PRAGMA application_id").fetchone()[0]
         tables = db.conn.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     except sqlite3.DatabaseError as error:
-        raise StoreError(f"{path}: {error}; `runner db rebuild` restores it from the run folders") from error
+        raise DamagedDatabase(f"{path}: {error}; `runner db rebuild` restores it from the run folders") from error
     if tables and application_id != APPLICATION_ID:
         raise StoreError(f"{path}: a SQLite database of another program; move it away")
     newer = sorted({migration.name for migration in migrations.applied(db)} - KNOWN)
