@@ -72,7 +72,7 @@ class Watch:
         self._desk = Desk(home, self._store, options.backend, log)
         self._keeper = Keeper(home, self._store, self._desk, config, log)
         self._admission = Admission(home, self._store, self._desk, self._keeper, config, log)
-        self._backups = Backups(home, seconds(config.backup_every))
+        self._backups = Backups(home, seconds(config.backup_every), log)
         self._gauges = metrics.Gauges()
         self._alive: list[str] = []
         self._waiting = Waiting()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import closing
 from pathlib import Path
 
 from runner.queue.home import Home
-from runner.store.errors import DamagedDatabase, StoreError
+from runner.store.errors import DamagedDatabase
 from runner.store.rebuild import Rebuilt, rebuild
-from runner.store.schema import DatabaseError, open_read_only
+from runner.store.schema import DatabaseError, copy_database
 from runner.store.store import Store
+from runner.watch.log import Log
 
 KEPT = 3
 
@@ -33,13 +33,12 @@ def open_sound(home: Home) -> tuple[Store, Rebuilt | None]:
 class Backups:
     """Copies of the database in `.runner/backups/`, made in a thread: a large one takes a while."""
 
-    def __init__(self, home: Home, every: float) -> None:
-        self._home, self._every = home, every
+    def __init__(self, home: Home, every: float, log: Log) -> None:
+        self._home, self._every, self._log = home, every, log
         self._folder = home.state / "backups"
         self._thread: threading.Thread | None = None
         newest = max((path.stat().st_mtime for path in self._copies()), default=0.0)
         self._due_at = time.monotonic() + max(0.0, newest + every - time.time())
-        self.error = ""
 
     def look(self) -> None:
         """Begins a copy when it is time."""
@@ -57,12 +56,10 @@ class Backups:
         try:
             self._folder.mkdir(exist_ok=True)
             part.unlink(missing_ok=True)
-            with closing(open_read_only(self._home.database)) as db:
-                db.conn.execute("VACUUM INTO ?", (str(part),))
+            copy_database(self._home.database, part)
             part.replace(target)
             for old in self._copies()[:-KEPT]:
                 old.unlink(missing_ok=True)
-            self.error = ""
-        except (OSError, StoreError, DatabaseError) as error:
+        except (OSError, DatabaseError) as error:
             part.unlink(missing_ok=True)
-            self.error = f"{type(error).__name__}: {error}"
+            self._log("backup_failed", level="warning", error=f"{type(error).__name__}: {error}")
