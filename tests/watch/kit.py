@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
 import subprocess
@@ -11,11 +10,10 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from runner.journal.states import Reason, State
 from runner.queue.home import Home
-from runner.store.store import Store
 from runner.watch.desk import Desk
 from runner.watch.log import Log
 from tests.cli.kit import command, environment
@@ -110,12 +108,10 @@ class Folder:
         return self.store.db.conn.execute(sql).fetchall()
 
 
-def store_of(home: Path) -> Store:
-    return Home(home).open()
-
-
 class WatchProcess:
     """`runner watch` as a process of its own, and what it says."""
+
+    started: ClassVar[list[WatchProcess]] = []
 
     def __init__(self, home: Path, *args: str, **env: str) -> None:
         self.home = home
@@ -131,6 +127,7 @@ class WatchProcess:
             )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        self.started.append(self)
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -158,26 +155,3 @@ class WatchProcess:
 
     def _errors(self) -> str:
         return self._stderr.read_text()
-
-
-def processes_of(home: Path) -> list[int]:
-    """Every process whose command line or environment names this home's runs: supervisors, trainers, reward workers."""
-    found: list[int] = []
-    mark = str(home / ".runner" / "runs").encode()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            try:
-                named = mark in (entry / "cmdline").read_bytes() or _is_of_run(entry, home)
-                zombie = (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
-            except OSError:
-                continue
-            if named and not zombie:
-                found.append(int(entry.name))
-    return found
-
-
-def _is_of_run(entry: Path, home: Path) -> bool:
-    return (
-        f"RUNNER_TEST_HOME={home}".encode() in (entry / "environ").read_bytes()
-        and b"RUNNER_RUN_ID=" in (entry / "environ").read_bytes()
-    )

@@ -9,6 +9,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,8 @@ def home(tmp_path: Path) -> Iterator[Path]:
     for handle in tmp_path.glob(".runner/runs/*/attempts/*/handle.json"):
         known = read_json(handle)
         if known and not (handle.parent / "exit.json").exists():
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(known["pid"], signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
 
 def states(home: Path) -> dict[str, str]:
