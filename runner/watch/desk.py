@@ -6,6 +6,7 @@ for ten seconds takes its runs along, unless too many are gone at once.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -109,11 +110,12 @@ class Desk:
     # What the rest of the watch asks
 
     def retry_of(self, run: RunRow) -> Retry | None:
-        """The job's policy as its file says now; None for a run whose job isn't in the folder."""
+        """The job's policy as its file says now, else as the run was submitted with. None for a run whose job isn't in
+        the folder, and as long as its file has not been read."""
         job = self._job_of(run.job)
-        if job is None:
+        if job is None or (job.retry is None and not self.is_settled):
             return None
-        return job.retry or Retry()
+        return job.retry or Retry.model_validate(json.loads(run.spec).get("retry", {}))
 
     def after_of(self, name: str) -> tuple[str, ...] | None:
         """The jobs that must succeed first; None for a job that isn't in the folder."""

@@ -51,7 +51,7 @@ def test_whatever_is_killed_every_job_runs_to_its_end_exactly_once(tmp_path: Pat
         never_twice(home)
         edit_something(home, seeds)
     print(shot)
-    assert min(shot.values()) > 0 and sum(shot.values()) > kills * 0.8
+    assert min(shot.values()) > 0 and sum(shot.values()) > kills / 2
     until(lambda: all(state in DONE for (state,) in rows(home, "SELECT state FROM runs")), 200)
     assert watch.end() == 0
     check(home, seeds, tmp_path / "undisturbed")

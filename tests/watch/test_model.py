@@ -15,8 +15,8 @@ from runner.journal.states import Reason, State
 from tests.small_job import write_job
 from tests.watch.kit import Folder
 
-NAMES = st.sampled_from(["a", "b", "c", "d", "e"])
-SEEDS = st.integers(0, 3)
+NAMES = st.sampled_from(["a", "a", "a", "a", "b", "c", "d", "e"])
+SEEDS = st.integers(0, 1)
 FINAL = {"succeeded", "failed", "cancelled"}
 BAD = "model: [\n"
 
@@ -78,10 +78,12 @@ class FolderMachine(RuleBasedStateMachine):
     def _file(self, name: str) -> Path:
         return self.folder.jobs / f"{name}.yaml"
 
-    @rule(name=NAMES, seed=SEEDS)
-    def write(self, name: str, seed: int) -> None:
+    @rule(name=NAMES, seed=SEEDS, settle=st.booleans())
+    def write(self, name: str, seed: int, settle: bool) -> None:
         self._file(name).write_text(f"{self.text}seed: {seed}\n")
         self.model.files[name] = seed
+        if settle:
+            self.settle()
 
     @rule(name=NAMES, seed=SEEDS)
     def write_in_two_parts(self, name: str, seed: int) -> None:
@@ -135,21 +137,24 @@ class FolderMachine(RuleBasedStateMachine):
     def another_watch(self) -> None:
         self.folder.restart()
 
-    @rule(name=NAMES)
-    def start(self, name: str) -> None:
-        runs = self.model.runs.get(name, [])
-        pending = [i for i, run in enumerate(runs) if run[1] == "queued"]
-        if pending and not any(run[1] == "running" for run in runs):
-            self.folder.begin(f"{name}-{pending[0] + 1}")
-            runs[pending[0]][1] = "running"
+    @rule()
+    def start(self) -> None:
+        """Everything that can."""
+        for name, runs in self.model.runs.items():
+            pending = [i for i, run in enumerate(runs) if run[1] == "queued"]
+            if pending and not any(run[1] == "running" for run in runs):
+                self.folder.begin(f"{name}-{pending[0] + 1}")
+                runs[pending[0]][1] = "running"
 
-    @rule(name=NAMES, well=st.booleans())
-    def finish(self, name: str, well: bool) -> None:
-        for i, run in enumerate(self.model.runs.get(name, []), start=1):
-            if run[1] == "running":
-                state, reason = (State.SUCCEEDED, Reason.FINISHED) if well else (State.FAILED, Reason.INTERNAL)
-                self.folder.store.transition(f"{name}-{i}", state, reason)
-                run[1] = str(state)
+    @rule(well=st.booleans())
+    def finish(self, well: bool) -> None:
+        """Everything that runs."""
+        state, reason = (State.SUCCEEDED, Reason.FINISHED) if well else (State.FAILED, Reason.INTERNAL)
+        for name, runs in self.model.runs.items():
+            for i, run in enumerate(runs, start=1):
+                if run[1] == "running":
+                    self.folder.store.transition(f"{name}-{i}", state, reason)
+                    run[1] = str(state)
 
     def compare(self) -> None:
         for name, runs in self.model.runs.items():
@@ -174,13 +179,13 @@ class FolderMachine(RuleBasedStateMachine):
             shutil.rmtree(self.path)
 
 
-@pytest.mark.parametrize("examples", [12, pytest.param(500, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("examples", [20, pytest.param(500, marks=pytest.mark.soak)])
 def test_the_folder_behaves_as_its_model(examples: int) -> None:
     run_state_machine_as_test(
         FolderMachine,
         settings=settings(
             max_examples=examples,
-            stateful_step_count=15,
+            stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
             derandomize=examples < 100,
