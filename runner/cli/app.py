@@ -33,6 +33,7 @@ VERBS = {
     "schema": ("schema", "Prints a JSON Schema."),
     "explain": ("schema", "Explains a field of job.yaml."),
     "doctor": ("doctor", "Says what this machine offers."),
+    "prune": ("prune", "Removes checkpoints of ended runs."),
     "db": ("db", "Looks after the database."),
 }
 """verb → module of this package that has a function of that name, and what the list of verbs says of it (the first

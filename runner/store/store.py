@@ -280,6 +280,11 @@ class Store:
         row = self.db.conn.execute(sql, (run_id, n)).fetchone()
         return None if row is None else int(row[0])
 
+    def drop_checkpoint(self, run_id: str, step: int) -> None:
+        """Notes that a checkpoint of an ended run is removed from the disk."""
+        with self.writing() as conn:
+            conn.execute("UPDATE checkpoints SET kept = 0 WHERE run_id = ? AND step = ?", (run_id, step))
+
     def put_job(self, job: JobRow) -> None:
         """Notes a job file as the scan sees it now."""
         self.put_jobs([job])
