@@ -305,7 +305,7 @@ def require_device(device: Device) -> None:
 
 def _start(handle: RunHandle, wait: bool, detach: bool) -> RunHandle:
     waiting = handle.start(attached=not detach)
-    if waiting:
+    if waiting and handle.state is State.QUEUED:  # else a watch of this home was faster
         raise EnvironmentUnfit(f"{handle.id} is queued, not started: {waiting}. `runner resume {handle.id}` starts it.")
     if wait and not detach:
         handle.wait()

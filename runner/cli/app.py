@@ -19,6 +19,7 @@ VERBS = {
     "plan": ("plan", "Shows what a run would do."),
     "run": ("train", "Trains a job with TRL on the GPU."),
     "emulate": ("emulate", "Trains jobs in miniature on the CPU, and checks them."),
+    "watch": ("watch", "Runs what lies in jobs/, and whatever is put there."),
     "submit": ("queue", "Puts a job in the queue."),
     "ls": ("ls", "Lists the runs, latest first."),
     "show": ("show", "Shows everything of one run."),
@@ -33,6 +34,7 @@ VERBS = {
     "schema": ("schema", "Prints a JSON Schema."),
     "explain": ("schema", "Explains a field of job.yaml."),
     "doctor": ("doctor", "Says what this machine offers."),
+    "prune": ("prune", "Removes checkpoints of ended runs."),
     "db": ("db", "Looks after the database."),
 }
 """verb → module of this package that has a function of that name, and what the list of verbs says of it (the first

@@ -34,7 +34,10 @@ WORDS = {
     Reason.LOST: "its processes vanished",
     Reason.OUT_OF_MEMORY: "out of memory",
     Reason.DISK_FULL: "the disk is full",
+    Reason.CRASH_LOOP: "cut off again and again without a new checkpoint",
+    Reason.DEPENDENCY_FAILED: "a job that it comes after did not succeed",
     Reason.CANCELLED: "cancelled on request",
+    Reason.SPEC_DELETED: "its job file was deleted",
     Reason.SUPERSEDED: "a newer submission took its place",
     Reason.WAITING: "waiting in the queue",
 }

@@ -16,6 +16,8 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from runner.spec.sandbox import Budget, Ports, RateLimit, Retries, Sandbox, Secret, VariableName
 from runner.spec.section import Count, Name, NotNegative, Positive, Problem, Section, Share, Text, nonsense
 
+Duration = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}(s|m|h|d)$")]
+
 __all__ = ["Budget", "Ports", "RateLimit", "Retries", "Sandbox", "Secret", "Section"]
 
 
@@ -231,7 +233,7 @@ class Stop(Condition):
 class Limits(Section):
     """Budgets. A run that hits one is checkpointed and ends as `timed_out`, exit code 4."""
 
-    max_duration: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}(s|m|h|d)$")] | None = None
+    max_duration: Duration | None = None
     """Wall time over all attempts: `90s`, `30m`, `12h`, `2d`."""
     max_tokens: Count | None = None
     """Generated tokens."""
@@ -246,6 +248,17 @@ class Fault(Section):
     """`crash`: the trainer aborts. `kill`: it is killed. `hang`: it stands still. `nan`: the update is not a number. `lost_reward_worker`: a reward process is killed under its calls."""  # noqa: E501
     seconds: Positive = 1.0
     """How long a `slow_step` takes more."""
+
+
+class Retry(Section):
+    """When `runner watch` starts a run again that was cut off. It goes on from its last checkpoint."""
+
+    max: Annotated[int, Field(ge=0)] = 2
+    """Starts again in a row that may end without a new checkpoint; then the run is held."""
+    on: list[Literal["lost", "out_of_memory", "disk_full", "environment"]] = ["lost"]
+    """Reasons to start again for. `lost`: killed, or the machine went down."""
+    backoff: Duration = "10s"
+    """Pause before the first of them; each further one is twice as long, up to ten minutes."""
 
 
 class Emulator(Section):
@@ -372,6 +385,10 @@ class JobSpec(Section):
     """Edits of rewards while the job trains: `auto` puts them live at the next step, `ask` waits for `runner reward accept`, `off` leaves the run alone."""  # noqa: E501
     priority: int = 0
     """Higher goes first in the queue."""
+    after: list[Name] = []
+    """Jobs in the same folder whose latest revision has to succeed first (`runner watch`)."""
+    retry: Retry = Retry()
+    """When `runner watch` starts a run again that was cut off."""
     labels: dict[str, str] = {}
     """Shown with the run; no meaning to us."""
 
@@ -385,7 +402,7 @@ class JobSpec(Section):
         return value
 
 
-LIVE_FIELDS = frozenset({"rewards", "reload", "priority", "limits", "labels"})
+LIVE_FIELDS = frozenset({"rewards", "reload", "priority", "limits", "labels", "after", "retry"})
 """Fields whose change makes no new revision: they act on the run that is there."""
 
 EMULATOR_OVERRIDES: dict[str, tuple[str, str]] = {

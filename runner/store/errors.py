@@ -25,3 +25,7 @@ class JournalError(StoreError):
 
 class StoreUnavailable(StoreError):
     """The disk is full, or another writer holds the database for too long. Nothing was written; try again later."""
+
+
+class DamagedDatabase(StoreError):
+    """The file is no sound SQLite database. `runner db rebuild` restores it from the run folders."""

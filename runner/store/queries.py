@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Literal
 
 from runner.journal.events import Split
-from runner.journal.states import State
+from runner.journal.states import Reason, State
 from runner.store.errors import UnknownRun
 from runner.store.ingest import rollout_ids
 from runner.store.rows import (
@@ -17,13 +17,14 @@ from runner.store.rows import (
     GroupRow,
     JobRow,
     OutcomeRow,
+    QueuedRow,
     RewardLogRow,
     RewardVersionRow,
     RunRow,
     ScoreRow,
     columns,
 )
-from runner.store.store import Store
+from runner.store.store import QUEUE_ORDER, Store
 
 Order = Literal["step", "best", "worst"]
 
@@ -84,6 +85,29 @@ def revision_runs(store: Store, job: str, revision: str, backend: str) -> list[R
     """Runs of one revision on one backend, latest first: none means that a scan has something new."""
     sql = f"SELECT {columns(RunRow)} FROM runs WHERE job = ? AND revision = ? AND backend = ? ORDER BY number DESC"
     return store.fetch(RunRow, sql, [job, revision, backend])
+
+
+def queue(store: Store) -> list[QueuedRow]:
+    """The runs that wait, in the order in which they are to start."""
+    sql = f"SELECT {columns(QueuedRow)} FROM runs WHERE state = 'queued' ORDER BY {QUEUE_ORDER}"
+    return store.fetch(QueuedRow, sql)
+
+
+def live(store: Store) -> list[str]:
+    """Ids of the runs that processes of ours are working on."""
+    sql = "SELECT id FROM runs WHERE state IN ('starting', 'running') ORDER BY number"
+    return [run_id for (run_id,) in store.db.conn.execute(sql)]
+
+
+def held(store: Store, reasons: Collection[Reason]) -> list[RunRow]:
+    """Runs that are held for one of these reasons and that no newer run of the job has followed."""
+    marks = ", ".join("?" * len(reasons))
+    sql = (
+        f"SELECT {columns(RunRow)} FROM runs WHERE state = 'held' AND want = 'run' AND reason IN ({marks}) "
+        "AND NOT EXISTS (SELECT 1 FROM runs AS r WHERE r.job = runs.job AND r.backend = runs.backend "
+        "AND r.number > runs.number)"
+    )
+    return store.fetch(RunRow, sql, list(reasons))
 
 
 def jobs(store: Store) -> list[JobRow]:

@@ -16,7 +16,7 @@ import msgspec
 from runner.journal.states import Reason, State
 
 Row = TypeVar("Row")
-Want = Literal["run", "stop", "cancel"]
+Want = Literal["run", "stop", "cancel", "delete"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class RunRow:
     parent: str | None
     priority: int
     want: Want
-    """What people wish: go on, stop after a checkpoint, or end for good."""
+    """What people wish: go on, stop after a checkpoint, or end for good (`delete`: because the job file is gone)."""
     state: State
     reason: Reason | None
     detail: str
@@ -70,6 +70,20 @@ class RunRow:
     created_at: float
     started_at: float | None
     ended_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuedRow:
+    """A run in the queue, without the large columns: the queue is looked at often."""
+
+    id: str
+    number: int
+    job: str
+    revision: str
+    backend: str
+    priority: int
+    want: Want
+    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,11 +15,12 @@ from pathlib import Path
 from sqlite_utils import Database, Migrations
 from sqlite_utils.utils import sqlite3  # pyright: ignore[reportPrivateImportUsage]  # pysqlite3 where there is one
 
-from runner.store.errors import StoreError
+from runner.store.errors import DamagedDatabase, StoreError
 
 # Of the library in use, which isn't the `sqlite3` of Python's own that connections are annotated with.
 IntegrityError = sqlite3.IntegrityError
 OperationalError = sqlite3.OperationalError
+DatabaseError = sqlite3.DatabaseError
 
 APPLICATION_ID = 0x47525055
 BUSY_MS = 10_000
@@ -43,7 +44,7 @@ CREATE TABLE runs (
     emulated INTEGER NOT NULL CHECK (emulated IN (0, 1)),
     parent TEXT,
     priority INTEGER NOT NULL,
-    want TEXT NOT NULL CHECK (want IN ('run', 'stop', 'cancel')),
+    want TEXT NOT NULL CHECK (want IN ('run', 'stop', 'cancel', 'delete')),
     state TEXT NOT NULL CHECK (state IN ('queued', 'starting', 'running', 'held',
         'succeeded', 'failed', 'cancelled', 'timed_out', 'superseded')),
     reason TEXT,
@@ -212,10 +213,21 @@ def open_database(path: Path) -> Database:
         db.conn.execute(f"PRAGMA journal_size_limit = {64 << 20}")
         if migrations.pending(db):
             _migrate(db)
-    except BaseException:
+    except BaseException as error:
         db.close()
+        if type(error) is DatabaseError:  # its subclasses are about what was asked, not about the file
+            raise _damaged(path, error) from error
         raise
     return db
+
+
+def copy_database(path: Path, target: Path) -> None:
+    """A copy that holds together, while others write. Raises OperationalError, as for a full disk."""
+    conn = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_MS / 1000, isolation_level=None)
+    try:
+        conn.execute("VACUUM INTO ?", (str(target),))
+    finally:
+        conn.close()
 
 
 def open_read_only(path: Path) -> Database:
@@ -237,6 +249,10 @@ def open_read_only(path: Path) -> Database:
     return db
 
 
+def _damaged(path: Path, error: Exception) -> DamagedDatabase:
+    return DamagedDatabase(f"{path}: {error}; `runner db rebuild` restores it from the run folders")
+
+
 def _connect(conn: sqlite3.Connection) -> Database:
     conn.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
     return Database(conn, execute_plugins=False, recursive_triggers=False)
@@ -247,7 +263,7 @@ def _refuse_foreign(db: Database, path: Path) -> None:
         application_id = db.conn.execute("PRAGMA application_id").fetchone()[0]
         tables = db.conn.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     except sqlite3.DatabaseError as error:
-        raise StoreError(f"{path}: {error}; `runner db rebuild` restores it from the run folders") from error
+        raise _damaged(path, error) from error
     if tables and application_id != APPLICATION_ID:
         raise StoreError(f"{path}: a SQLite database of another program; move it away")
     newer = sorted({migration.name for migration in migrations.applied(db)} - KNOWN)
