@@ -1,0 +1,49 @@
+"""What routes share: one read-only connection for each request, the run in the path, bounds of numbers.
+
+What a request sees does not change under it: it reads in one transaction.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from typing import Annotated
+
+from fastapi import Depends, Path, Query, Request
+
+from runner.monitor.settings import Settings
+from runner.store.rows import RunRow
+from runner.store.store import Store
+
+QUERY_SECONDS = 10.0
+"""After which a request gives up, so that no question, however clumsy, holds the monitor."""
+BIG = 1 << 53
+"""Above every number that we count with; SQLite and JavaScript hold all below."""
+
+Limit = Annotated[int, Query(ge=1, le=500)]
+Count = Annotated[int | None, Query(ge=0, lt=BIG)]
+
+
+def settings_of(request: Request) -> Settings:
+    """What this monitor was started with."""
+    found: Settings = request.app.state.settings
+    return found
+
+
+def _store(request: Request) -> Generator[Store]:
+    deadline = time.monotonic() + QUERY_SECONDS
+    with Store.read_only(settings_of(request).database) as store:
+        store.db.conn.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
+        store.db.conn.execute("BEGIN")
+        yield store
+
+
+Reading = Annotated[Store, Depends(_store)]
+
+
+def _run(run_id: Annotated[str, Path(max_length=300)], store: Reading) -> RunRow:
+    return store.run(run_id)
+
+
+OfRun = Annotated[RunRow, Depends(_run)]
+"""The run in the path, by its exact id. Answers 404 when there is none (any more)."""

@@ -1,0 +1,90 @@
+"""The running monitor: a bound socket, and uvicorn in a thread behind it."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+import uvicorn
+
+from runner.monitor import app, bundle
+from runner.monitor.settings import Settings, is_loopback
+from runner.monitor.token import link_key
+
+PATIENCE_SECONDS = 10.0
+
+
+class AddressTaken(Exception):
+    """The port is in use, or the address is not this machine's."""
+
+
+class Monitor:
+    """Serves from the moment it is made until `close`. Usable as a context manager. Raises AddressTaken."""
+
+    def __init__(self, settings: Settings, *, host: str = "127.0.0.1", port: int = 0, dist: Path = bundle.DIST) -> None:
+        self.settings = settings
+        self._socket = _bind(host, port)
+        self.port: int = self._socket.getsockname()[1]
+        guarded, inner = app.build(settings, dist=dist)
+        self.app = inner
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                guarded,
+                http="h11",
+                ws="none",
+                access_log=False,  # a link's key would be in it
+                log_level="warning",
+                proxy_headers=False,
+                server_header=False,
+                timeout_graceful_shutdown=3,
+            )
+        )
+        self._thread = threading.Thread(target=self._serve, name="monitor", daemon=True)
+        self._thread.start()
+        self._wait_until_it_serves()
+        name = host if is_loopback(host) else sorted(settings.allowed_hosts)[0]
+        self.url = f"http://{name}:{self.port}/"
+
+    def link(self) -> str:
+        """An address that opens the pages; with a token it works once."""
+        token = self.settings.token
+        return self.url if token is None else f"{self.url}?token={link_key(token)}"
+
+    def close(self) -> None:
+        """Ends the streams, answers what is being asked, and stops."""
+        self.app.state.live.close()
+        self._server.should_exit = True
+        self._thread.join(PATIENCE_SECONDS)
+        self._socket.close()
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _serve(self) -> None:
+        self._server.run(sockets=[self._socket])
+
+    def _wait_until_it_serves(self) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not self._server.started and self._thread.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    plain = host.strip("[]")
+    family = socket.AF_INET6 if ":" in plain else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((plain, port))
+    except OSError as error:
+        bound.close()
+        way_out = "`--port 0` takes a free one" if error.errno == errno.EADDRINUSE else "`--host` names an address"
+        raise AddressTaken(f"can't listen on {host}:{port}: {error.strerror}; {way_out}") from error
+    return bound
