@@ -5,7 +5,7 @@ import type { Values } from "./route";
 import type { Cursor } from "./types";
 
 export class ApiError extends Error {
-  constructor(readonly status: number, message: string) {
+  constructor(readonly status: number, message: string, readonly code = "") {
     super(message);
   }
 }
@@ -45,15 +45,16 @@ async function request(address: string, init: RequestInit): Promise<Response> {
 
 async function answer<T>(response: Response): Promise<T> {
   if (response.ok) return (await response.json()) as T;
-  throw new ApiError(response.status, detailOf(await response.text()) || response.statusText);
+  const { detail, code } = problem(await response.text());
+  throw new ApiError(response.status, detail || response.statusText, code);
 }
 
-function detailOf(text: string): string {
+function problem(text: string): { detail: string; code: string } {
   try {
-    const said = (JSON.parse(text) as { detail?: unknown }).detail;
-    return typeof said === "string" ? said : said === undefined ? "" : JSON.stringify(said);
+    const { detail, code } = JSON.parse(text) as { detail?: unknown; code?: unknown };
+    return { detail: typeof detail === "string" ? detail : JSON.stringify(detail ?? ""), code: String(code ?? "") };
   } catch {
-    return text.slice(0, 500);
+    return { detail: text.slice(0, 500), code: "" };
   }
 }
 
@@ -96,7 +97,7 @@ interface HeldPages<T> {
  * Rows of `field` under `address`, page after page. A change of `run` asks for the last page again, so that what was
  * read stays in place while new rows arrive behind it.
  */
-export function usePages<T>(address: string | null, field: string, run: string | null = null): Pages<T> {
+export function usePages<T>(address: string | null, field: string, run: string | null = null, cursorName = "after"): Pages<T> {
   const empty = (): HeldPages<T> => ({ address, rows: [], next: null, loaded: false });
   const [held, setHeld] = useState<HeldPages<T>>(empty);
   const from = useRef<{ address: string | null; cursor: Cursor; before: number }>({ address, cursor: null, before: 0 });
@@ -104,7 +105,7 @@ export function usePages<T>(address: string | null, field: string, run: string |
   const load = useCallback(async (cursor: Cursor, before: number) => {
     if (address === null) return;
     from.current = { address, cursor, before };
-    const asked = cursor === null ? address : `${address}${address.includes("?") ? "&" : "?"}after=${encodeURIComponent(cursor)}`;
+    const asked = cursor === null ? address : `${address}${address.includes("?") ? "&" : "?"}${cursorName}=${encodeURIComponent(cursor)}`;
     try {
       const page = await get<Record<string, unknown>>(asked);
       if (from.current.address !== address || from.current.cursor !== cursor) return;
@@ -115,7 +116,7 @@ export function usePages<T>(address: string | null, field: string, run: string |
     } catch (error) {
       if (error instanceof ApiError) setHeld((old) => ({ ...(old.address === address ? old : empty()), error, loaded: true }));
     }
-  }, [address, field]);
+  }, [address, field, cursorName]);
 
   useEffect(() => void load(null, 0), [load]);
   useEffect(() => (run ? onChange(run, () => void load(from.current.cursor, from.current.before)) : undefined), [run, load]);

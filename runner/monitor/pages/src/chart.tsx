@@ -15,6 +15,11 @@ export interface Line {
   series: Series | undefined;
 }
 
+/** A line that has values, with its place among all of the chart's, which is its colour and dash. */
+interface Known extends Line {
+  place: number;
+}
+
 export interface ChartProps {
   title: string;
   /** How to read it, in a sentence. */
@@ -40,7 +45,7 @@ interface Table {
 }
 
 export function Chart(props: ChartProps) {
-  const known = props.lines.filter((line) => line.series && line.series.steps.length > 0);
+  const known = props.lines.map((line, place) => ({ ...line, place })).filter((line) => line.series && line.series.steps.length > 0);
   const table = useMemo(() => align(known.map((line) => line.series as Series)), [props.lines]);
   const [asTable, setAsTable] = useState(false);
   const [at, setAt] = useState<number | null>(null);
@@ -63,7 +68,7 @@ export function Chart(props: ChartProps) {
 }
 
 /** Each line's key, with its value at the cursor, or its last. */
-function Latest(props: { lines: Line[]; table: Table; at: number | null; format: (value: number) => string }) {
+function Latest(props: { lines: Known[]; table: Table; at: number | null; format: (value: number) => string }) {
   const shown = (n: number) => {
     const column = props.table.columns[n] ?? [];
     const value = props.at === null ? column.findLast((one) => one !== null) : column[props.at];
@@ -72,8 +77,8 @@ function Latest(props: { lines: Line[]; table: Table; at: number | null; format:
   return (
     <span class="latest">
       {props.lines.map((line, n) => (
-        <span key={line.label} class={`key line-${n % 6}`}>
-          <svg viewBox="0 0 18 4" aria-hidden="true"><line x1="0" y1="2" x2="18" y2="2" stroke-dasharray={(DASHES[n % 6] ?? []).join(" ")} /></svg>
+        <span key={line.label} class={`key line-${line.place % 6}`}>
+          <svg viewBox="0 0 18 4" aria-hidden="true"><line x1="0" y1="2" x2="18" y2="2" stroke-dasharray={(DASHES[line.place % 6] ?? []).join(" ")} /></svg>
           <Inline text={line.label} limit={30} /> <b class="num">{shown(n)}</b>
         </span>
       ))}
@@ -82,7 +87,9 @@ function Latest(props: { lines: Line[]; table: Table; at: number | null; format:
   );
 }
 
-function Plot(props: ChartProps & { table: Table; onCursor: (at: number | null) => void }) {
+type PlotProps = Omit<ChartProps, "lines"> & { lines: Known[]; table: Table; onCursor: (at: number | null) => void };
+
+function Plot(props: PlotProps) {
   const place = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const [said, setSaid] = useState("");
@@ -187,20 +194,18 @@ function data(table: Table): uPlot.AlignedData {
 }
 
 /** The lines' bands: two invisible series each, behind the lines, with the room between them filled. */
-function bandSeries(table: Table, colour: (name: string) => string): { series: uPlot.Series[]; bands: uPlot.Band[] } {
+function bandSeries({ table, lines }: PlotProps, colour: (name: string) => string): { series: uPlot.Series[]; bands: uPlot.Band[] } {
   const bands: uPlot.Band[] = [];
   let next = table.columns.length + 1;
   table.bands.forEach((band, n) => {
     if (!band) return;
-    bands.push({ series: [next + 1, next], fill: `${colour(`--line-${n % 6}`)}26` });
+    bands.push({ series: [next + 1, next], fill: `${colour(`--line-${(lines[n]?.place ?? n) % 6}`)}26` });
     next += 2;
   });
   return { bands, series: bands.flatMap(() => [BAND_EDGE, BAND_EDGE]) };
 }
 
 const BAND_EDGE: uPlot.Series = { width: 0, spanGaps: true, points: { show: false } };
-
-type PlotProps = Parameters<typeof Plot>[0];
 
 function options(props: PlotProps, width: number, markers: { current: Marker[] }): uPlot.Options {
   const style = getComputedStyle(document.documentElement);
@@ -209,17 +214,17 @@ function options(props: PlotProps, width: number, markers: { current: Marker[] }
     stroke: colour("--quiet"), font: `11px ${style.fontFamily || "sans-serif"}`,
     grid: { stroke: colour("--grid"), width: 1 }, ticks: { show: false },
   };
-  const { series, bands } = bandSeries(props.table, colour);
+  const { series, bands } = bandSeries(props, colour);
   return {
     width, height: HEIGHT, bands, legend: { show: false }, padding: [12, 8, 0, 0],
     cursor: { sync: { key: sync.key, setSeries: false }, drag: { x: false, y: false }, points: { size: 7 } },
-    scales: { x: { time: false }, y: { range: (_, low, high) => bounds(low, high, props.range) } },
+    scales: { x: { time: false, range: (_, _low, high) => [0, Math.max(high ?? 1, 1)] }, y: { range: (_, low, high) => bounds(low, high, props.range) } },
     axes: [
       { ...axis, size: 26, space: 60, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000] },
       { ...axis, size: 48, space: 32, values: (_, ticks) => ticks.map((tick) => (props.format ?? short)(tick)) },
     ],
-    series: [{}, ...props.lines.map((_, n) => ({
-      stroke: colour(`--line-${n % 6}`), width: 1.75, dash: DASHES[n % 6] ?? [], spanGaps: true,
+    series: [{}, ...props.lines.map(({ place }) => ({
+      stroke: colour(`--line-${place % 6}`), width: 1.75, dash: DASHES[place % 6] ?? [], spanGaps: true,
       points: { show: (self: uPlot, at: number) => few(self.data[at]) },
     })), ...series],
     hooks: {

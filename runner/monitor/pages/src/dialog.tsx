@@ -9,7 +9,7 @@ export function KeyHelp({ close }: { close: () => void }) {
     <Modal close={close} label="Keys">
       <h2>Keys on this page</h2>
       <dl class="keys">
-        {[...known.values()].map((key) => (
+        {[...known.values()].toSorted((a, b) => Number(isTab(a)) - Number(isTab(b))).map((key) => (
           <div key={key.does}>
             <dt>{key.keys.map((one) => <kbd key={one}>{NAMES[one] ?? one}</kbd>)}</dt>
             <dd>{key.does}</dd>
@@ -20,6 +20,10 @@ export function KeyHelp({ close }: { close: () => void }) {
       <button type="button" onClick={close}>Close</button>
     </Modal>
   );
+}
+
+function isTab(key: Key): boolean {
+  return /^\d$/.test(key.keys[0] ?? "");
 }
 
 const NAMES: Record<string, string> = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", Escape: "Esc" };

@@ -9,10 +9,10 @@ export function number(value: number | null | undefined, digits = 3): string {
   return value.toLocaleString("en", { minimumFractionDigits: Math.min(places, 2), maximumFractionDigits: places });
 }
 
-/** A score in a column: always the same number of digits. */
+/** A score in a column: the same number of digits for the same size. */
 export function score(value: number | null | undefined): string {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
-  return Math.abs(value) >= 1000 ? number(value) : value.toFixed(3);
+  return Math.abs(value) >= 1000 ? number(value) : value.toFixed(Math.abs(value) < 10 ? 3 : 1);
 }
 
 export function signed(value: number): string {

@@ -11,7 +11,7 @@ import { JobsPage } from "./pages/jobs";
 import { RunPage } from "./pages/run";
 import { Empty } from "./parts";
 import { go, href, useRoute } from "./route";
-import { plain } from "./text";
+import { Inline, plain } from "./text";
 import { apply, toggle, useTheme } from "./theme";
 import type { Home } from "./types";
 import "./style.css";
@@ -21,7 +21,7 @@ const PLACES: [string, string][] = [["", "Jobs"], ["compare", "Compare runs"], [
 function App() {
   const { path } = useRoute();
   const [help, setHelp] = useState(false);
-  const home = useApi<Home>(url(["home"]));
+  const home = useApi<Home>(url(["home"]), "*");
   useKeys([
     { keys: ["?"], does: "shows the keys", run: () => setHelp(true) },
     { keys: ["/"], does: "goes to the search field", run: focusSearch },
@@ -30,12 +30,16 @@ function App() {
   ]);
   useEffect(() => {
     document.title = path.length > 1 ? `${plain(path.slice(1).join(" · "), 80)} – grpo-runner` : "grpo-runner";
+    setHelp(false);
   }, [path.join("/")]);
   return (
     <>
       <a class="skip" href="#main" onClick={skip}>Skip to the content</a>
       <Header path={path} home={home.data} showKeys={() => setHelp(true)} />
-      <main id="main" tabIndex={-1}>{page(path, home.data)}</main>
+      <main id="main" tabIndex={-1}>
+        {home.data && <Warnings home={home.data} />}
+        {page(path, home.data)}
+      </main>
       {help && <KeyHelp close={() => setHelp(false)} />}
     </>
   );
@@ -48,6 +52,15 @@ function page(path: string[], home: Home | undefined) {
   if (path[0] === "compare") return <ComparePage />;
   if (path[0] === "alerts") return <AlertsPage />;
   return <Empty title="There is no such page"><p><a href={href([])}>Jobs and runs</a></p></Empty>;
+}
+
+function Warnings({ home }: { home: Home }) {
+  return (
+    <>
+      {!home.token && <p class="warning">This monitor asks for no token: whoever reaches its address can read everything{home.rights.includes("control") && " and stop or start runs"}.</p>}
+      {home.problems.map((problem) => <p class="warning" key={problem}><Inline text={problem} limit={500} /></p>)}
+    </>
+  );
 }
 
 function Header({ path, home, showKeys }: { path: string[]; home: Home | undefined; showKeys: () => void }) {

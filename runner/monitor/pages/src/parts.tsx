@@ -62,6 +62,11 @@ export function Command({ text }: { text: string }) {
   );
 }
 
+/** A sentence in which what is between backticks is a command. */
+export function Advice({ text }: { text: string }) {
+  return <>{text.split("`").map((part, n) => (n % 2 ? <Command key={n} text={part} /> : <Inline key={n} text={part} limit={400} keep />))}</>;
+}
+
 export function Empty({ title, children }: { title: string; children?: ComponentChildren }) {
   return (
     <div class="empty">

@@ -33,8 +33,9 @@ export function plain(text: string, limit = 200): string {
 }
 
 /** One line of text, for tables and names. */
-export function Inline({ text, limit = 160 }: { text: string; limit?: number }) {
-  const line = text.slice(0, limit * 2).replace(/\s*\n\s*/g, " ⏎ ").trim();
+export function Inline({ text, limit = 160, keep = false }: { text: string; limit?: number; keep?: boolean }) {
+  const head = text.slice(0, limit * 2);
+  const line = (keep ? head : head.trim()).replace(/\s*\n\s*/g, " ⏎ ");
   const cut = line.length > limit || text.length > limit * 2 ? `${line.slice(0, limit)}…` : line;
   return <bdi>{safe(cut)}</bdi>;
 }
@@ -43,6 +44,14 @@ export interface Piece {
   text: string;
   /** A class for it, as "added". */
   mark?: string;
+}
+
+/** Length of what all prompts begin with, up to a word: a system message says nothing in a table. */
+export function shared(prompts: string[]): number {
+  const [first = "", ...others] = prompts;
+  let length = others.length ? first.length : 0;
+  for (const other of others) while (!other.startsWith(first.slice(0, length))) length--;
+  return length < 40 ? 0 : Math.max(0, first.lastIndexOf("\n", length - 1) + 1, first.lastIndexOf(" ", length - 30) + 1);
 }
 
 /** A text as a block, with its line breaks. `pieces` have it marked, as by a diff; `find` marks what was searched. */

@@ -9,7 +9,11 @@ export interface Home {
   home: string;
   emulate: boolean;
   version: string;
+  /** Whether the monitor asks for one; if not, everybody who reaches it has its rights. */
+  token: boolean;
   rights: string[];
+  /** What keeps runs' records from being taken in. */
+  problems: string[];
 }
 
 export interface Finding {
@@ -26,6 +30,7 @@ export interface Finding {
 
 export interface Run {
   id: string;
+  number: number;
   job: string;
   revision: string;
   backend: string;
@@ -54,7 +59,7 @@ export interface Job {
   state: string;
   errors: Finding[];
   seen_at: number | null;
-  latest_run: Run | string | null;
+  latest_run: Run | null;
 }
 
 export interface Reward {
@@ -142,9 +147,11 @@ export interface Completion {
   n_tokens: number;
   finish_reason: string;
   reward: number | null;
-  advantage: number;
+  advantage: number | null;
   reward_version: string;
   scores: Record<string, Score>;
+  /** Longer than what is given. */
+  truncated: boolean;
 }
 
 export interface Prompt {

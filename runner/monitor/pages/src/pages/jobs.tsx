@@ -3,7 +3,7 @@ import { useState } from "preact/hooks";
 import { url, useApi, usePages } from "../api";
 import { ago, duration, moment, number } from "../format";
 import { useKeys } from "../keys";
-import { Command, Emulated, Empty, Failed, Findings, Loading, More, Progress, Sparkline, StatePill, useInView } from "../parts";
+import { Advice, Command, Emulated, Empty, Failed, Findings, Loading, More, Progress, Sparkline, StatePill, useInView } from "../parts";
 import { change, go, href, useRoute } from "../route";
 import { Inline, plain } from "../text";
 import type { Home, Job, Run } from "../types";
@@ -12,25 +12,25 @@ export function JobsPage({ home }: { home: Home | undefined }) {
   const { query } = useRoute();
   const job = query.get("job");
   const jobs = useApi<{ jobs: Job[] }>(url(["jobs"]), "*");
-  const runs = usePages<Run>(url(["runs"], { job, limit: 50 }), "runs", "*");
-  const byId = new Map(runs.rows.map((run) => [run.id, run]));
-  const runOf = (one: Job) => (typeof one.latest_run === "string" ? byId.get(one.latest_run) ?? null : one.latest_run);
-  const listed = (jobs.data?.jobs ?? []).toSorted((a, b) => rank(a, runOf(a)) - rank(b, runOf(b)) || a.name.localeCompare(b.name));
+  const runs = usePages<Run>(url(["runs"], { job, limit: 50 }), "runs", "*", "before");
+  const listed = (jobs.data?.jobs ?? []).toSorted((a, b) => rank(a) - rank(b) || a.name.localeCompare(b.name));
+  const fresh = jobs.error?.code === "database_missing";
   return (
     <div class="page">
       <h1>Jobs</h1>
-      {jobs.error && <Failed error={jobs.error} what="jobs" />}
+      {jobs.error && !fresh && <Failed error={jobs.error} what="jobs" />}
+      {fresh && <NoJobs home={home} />}
       {!jobs.data && !jobs.error && <Loading />}
       {jobs.data && listed.length === 0 && runs.rows.length === 0 && <NoJobs home={home} />}
-      <ul class="jobs">{listed.map((one) => <JobCard key={one.name} job={one} run={runOf(one)} />)}</ul>
+      <ul class="jobs">{listed.map((one) => <JobCard key={one.name} job={one} />)}</ul>
       {runs.rows.length > 0 && <Runs runs={runs.rows} job={job} more={runs.more} />}
     </div>
   );
 }
 
 /** What wants a person first: files with errors, then what trains, then the rest. */
-function rank(job: Job, run: Run | null): number {
-  if (job.errors.some((finding) => finding.severity === "error")) return 0;
+function rank({ errors, latest_run: run }: Job): number {
+  if (errors.some((finding) => finding.severity === "error")) return 0;
   if (run?.state === "running" || run?.state === "starting") return 1;
   return run?.state === "held" || run?.state === "failed" ? 2 : 3;
 }
@@ -46,13 +46,14 @@ function NoJobs({ home }: { home: Home | undefined }) {
   );
 }
 
-function JobCard({ job, run }: { job: Job; run: Run | null }) {
+function JobCard({ job }: { job: Job }) {
+  const run = job.latest_run;
   return (
     <li class="card job">
       <div class="job-head">
         <h2>{run ? <a href={href(["runs", run.id])}><Inline text={job.name} limit={60} /></a> : <Inline text={job.name} limit={60} />}</h2>
         {run && <Emulated run={run} />}
-        <code class="muted"><Inline text={job.path} /></code>
+        {job.path && <code class="muted"><Inline text={job.path} /></code>}
       </div>
       {job.errors.length > 0 && (
         <>
@@ -74,7 +75,7 @@ function Standing({ run }: { run: Run }) {
       <Progress run={run} />
       <span class="reward"><Sparkline points={run.reward} label="total_reward" /> <b class="num">{number(last)}</b></span>
       <span class="muted when">{when(run)}</span>
-      {run.next_action && <p class="next">Next: <Command text={run.next_action} /></p>}
+      {run.next_action && <p class="next"><Advice text={run.next_action} /></p>}
     </div>
   );
 }

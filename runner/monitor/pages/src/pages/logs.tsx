@@ -31,7 +31,7 @@ export function Logs({ run }: { run: RunDetail }) {
   return (
     <section aria-label="Reward logs">
       <div class="row filters">
-        <Choice name="name" value={filters.name ?? ""} label="function" options={[["", "any"], ...run.rewards.map((reward): [string, string] => [reward.name, reward.name])]} />
+        <Choice name="name" value={filters.name ?? ""} label="function" options={[["", "any"], ...run.rewards.map((reward): [string, string] => [reward.name, plain(reward.name, 40)])]} />
         <Choice name="outcome" value={filters.outcome ?? ""} label="outcome" options={OUTCOMES} />
         <Field name="step" value={query.get("step") ?? ""} label="step" kind="number" hint="all" />
         <Field name="q" value={filters.q ?? ""} label="log contains" focusKey />

@@ -6,7 +6,7 @@ import { number, percent } from "../format";
 import { type Held, useMetrics } from "../metrics";
 import { Empty, Failed, Loading } from "../parts";
 import { complement, type Definition, ends, sections } from "../plots";
-import { go, href } from "../route";
+import { go } from "../route";
 import { Inline } from "../text";
 import type { Marker, RunDetail } from "../types";
 
@@ -15,7 +15,7 @@ export function Overview({ run }: { run: RunDetail }) {
   const parts = useMemo(() => sections(run.rewards, run.metric_names), [names, run.rewards.length]);
   const wanted = useMemo(() => asked(parts.flatMap((part) => part.charts), run.metric_names), [parts]);
   const metrics = useMetrics(run.id, wanted, run.attempts.length);
-  const markers = useApi<{ markers: Marker[] }>(url(["runs", run.id, "markers"]), run.id);
+  const markers = useApi<Marker[]>(url(["runs", run.id, "markers"]), run.id);
   if (run.metric_names.length === 0) return <Waiting run={run} />;
   const show = (step: number) => go(["runs", run.id, "completions"], { view: "groups", step });
   return (
@@ -23,13 +23,13 @@ export function Overview({ run }: { run: RunDetail }) {
       {metrics.error && <Failed error={metrics.error} what="metrics" />}
       {!metrics.loaded && <Loading />}
       <Learnt run={run} series={metrics.series} />
-      <Marks markers={markers.data?.markers ?? []} />
+      <Marks markers={markers.data ?? []} />
       {parts.map((part) => (
         <section key={part.title} aria-label={part.title}>
           <h2>{part.title}</h2>
           <div class="charts">
             {part.charts.map((chart) => (
-              <Drawn key={chart.title} chart={chart} series={metrics.series} markers={markers.data?.markers} show={show} />
+              <Drawn key={chart.title} chart={chart} series={metrics.series} markers={markers.data} show={show} />
             ))}
           </div>
         </section>
@@ -115,7 +115,3 @@ function Marks({ markers }: { markers: Marker[] }) {
   );
 }
 
-/** For other pages that name a step. */
-export function StepLink({ run, step }: { run: string; step: number }) {
-  return <a class="num" href={href(["runs", run, "completions"], { view: "groups", step })}>{step}</a>;
-}

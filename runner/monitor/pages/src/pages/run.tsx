@@ -3,7 +3,7 @@ import { useState } from "preact/hooks";
 import { ApiError, post, url, useApi } from "../api";
 import { Confirm } from "../dialog";
 import { duration, moment } from "../format";
-import { Command, Emulated, Empty, Failed, Loading, Progress, StatePill } from "../parts";
+import { Advice, Emulated, Empty, Failed, Loading, Progress, StatePill } from "../parts";
 import { go, href } from "../route";
 import { Block, Inline, plain } from "../text";
 import type { RunDetail } from "../types";
@@ -75,7 +75,7 @@ function RunHead({ run, rights, reload }: { run: RunDetail; rights: string[]; re
         <span>{timing(run)}</span>
         <span class="muted"><Inline text={run.detail} limit={200} /></span>
         {run.parent && <span>from <a href={href(["runs", run.parent])}><Inline text={run.parent} /></a></span>}
-        {run.next_action && <span class="next">Next: <Command text={run.next_action} /></span>}
+        {run.next_action && <span class="next"><Advice text={run.next_action} /></span>}
       </div>
       {run.error && <details class="run-error" open={run.state === "failed"}><summary>What went wrong</summary><Block text={run.error} label="error" /></details>}
     </div>

@@ -30,6 +30,7 @@ export function Card(props: CardProps) {
         <span>rewards {versionName(completion.reward_version, run.versions)}</span>
       </p>
       <Block text={completion.completion} pieces={props.pieces ?? null} find={props.find ?? ""} whitespace={props.whitespace ?? false} label={`completion, ${props.title}`} />
+      {completion.truncated && <p class="warn-text">Longer than the monitor gives; `runner export` has all of it.</p>}
       <Scores completion={completion} rewards={run.rewards} />
       {props.links && <Links run={run.id} completion={completion} />}
     </article>
@@ -42,7 +43,7 @@ function Total({ completion }: { completion: Completion }) {
       {completion.reward === null
         ? <b class="bad-text" title="A reward failed: the completion left its group and teaches nothing">left its group</b>
         : <>total <b class="num">{score(completion.reward)}</b></>}
-      {completion.split === "train" && completion.reward !== null && <Advantage value={completion.advantage} />}
+      {completion.advantage !== null && completion.split === "train" && completion.reward !== null && <Advantage value={completion.advantage} />}
     </span>
   );
 }

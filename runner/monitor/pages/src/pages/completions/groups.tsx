@@ -4,7 +4,7 @@ import { score } from "../../format";
 import { useKeys } from "../../keys";
 import { Empty, Failed, Loading, useInView } from "../../parts";
 import { change } from "../../route";
-import { Inline } from "../../text";
+import { Inline, shared } from "../../text";
 import type { Completion, Group, RunDetail } from "../../types";
 import { type View, whole } from ".";
 import { Card, PromptText } from "./card";
@@ -67,22 +67,23 @@ export function StepSlider(props: { steps: number[]; at: number; step: number; t
 function GroupList({ groups, chosen, evaluation }: { groups: Group[]; chosen: number | null; evaluation: boolean }) {
   const low = Math.min(...groups.map((group) => group.reward_min ?? Infinity));
   const high = Math.max(...groups.map((group) => group.reward_max ?? -Infinity));
+  const same = shared(groups.map((group) => group.prompt ?? ""));
   const useful = groups.filter((group) => group.signal).length;
   return (
     <nav class="group-list" aria-label="Groups of the step">
       {!evaluation && <p class="muted">{useful} of {groups.length} groups have signal</p>}
-      {groups.map((group) => <GroupLine key={group.group_id} group={group} chosen={group.group_id === chosen} low={low} high={high} evaluation={evaluation} />)}
+      {groups.map((group) => <GroupLine key={group.group_id} group={group} chosen={group.group_id === chosen} same={same} low={low} high={high} evaluation={evaluation} />)}
     </nav>
   );
 }
 
-function GroupLine(props: { group: Group; chosen: boolean; low: number; high: number; evaluation: boolean }) {
+function GroupLine(props: { group: Group; chosen: boolean; same: number; low: number; high: number; evaluation: boolean }) {
   const { group } = props;
   const ref = useInView<HTMLButtonElement>(props.chosen);
   const x = (value: number | null) => (value === null ? 0 : (94 * (value - props.low)) / (props.high - props.low || 1) + 3);
   return (
     <button ref={ref} type="button" class="group-line" aria-current={props.chosen ? "true" : undefined} onClick={() => change({ group: group.group_id })}>
-      <span class="group-prompt"><Inline text={group.prompt ?? ""} limit={90} /></span>
+      <span class="group-prompt">{props.same > 0 && "… "}<Inline text={(group.prompt ?? "").slice(props.same)} limit={90} /></span>
       <span class="row">
         <svg class="range" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">
           <line x1={x(group.reward_min)} x2={x(group.reward_max)} y1="5" y2="5" />
@@ -106,7 +107,7 @@ function Members(props: { run: RunDetail; group: Group; step: number; split: str
       <PromptText text={group.prompt} example={group.example_id} />
       {members.error && <Failed error={members.error} what="completions" />}
       {!members.data && !members.error && <Loading />}
-      {sorted.map((one, n) => <Card key={one.id} run={run} completion={one} title={`${n + 1}. of ${sorted.length}`} links />)}
+      {sorted.map((one, n) => <Card key={one.id} run={run} completion={one} title={`${n + 1} of ${sorted.length}, by reward`} links />)}
     </div>
   );
 }

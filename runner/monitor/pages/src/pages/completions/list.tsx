@@ -3,31 +3,44 @@ import { type Pages, url, useApi, usePages } from "../../api";
 import { useKeys } from "../../keys";
 import { Choice, Empty, Failed, Field, Loading, More, useInView } from "../../parts";
 import { change } from "../../route";
-import { Inline } from "../../text";
+import { Inline, plain } from "../../text";
 import type { Completion, RunDetail } from "../../types";
 import { type View, whole } from ".";
 import { Card, PromptText, ScoreCells, ScoreHeads } from "./card";
 
 const ORDERS: [string, string][] = [
-  ["best", "best first"], ["worst", "worst first"], ["step", "in order"], ["errors", "a reward failed"], ["duplicates", "more than once in a step"],
+  ["best", "best first"], ["worst", "worst first"], ["step", "in order"], ["errors", "a reward failed"], ["latest", "text, latest first, training and evaluation"], ["duplicates", "more than once in a step"],
 ];
 
 export function ListView(props: View) {
   const { run, query, split } = props;
   const order = query.get("order") ?? "best";
   const filters = { step: whole(query, "step"), reward: query.get("reward"), min: query.get("min"), max: query.get("max"), q: query.get("q") };
-  const address = url(["runs", run.id, "completions"], { split, order, ...filters, limit: 100 });
+  const latest = order === "latest";
+  const address = latest
+    ? filters.q ? url(["runs", run.id, "search"], { q: filters.q, limit: 100 }) : null
+    : url(["runs", run.id, "completions"], { split, order, ...filters, limit: 100 });
   return (
     <>
       <div class="row filters">
         <Choice name="order" value={order} label="show" options={ORDERS} />
-        <Field name="step" value={query.get("step") ?? ""} label="step" kind="number" hint={order === "duplicates" ? "latest" : "all"} />
-        <Choice name="reward" value={filters.reward ?? ""} label="score of" options={[["", "total"], ...run.rewards.map((reward): [string, string] => [reward.name, reward.name])]} />
-        <Field name="min" value={filters.min ?? ""} label="at least" kind="number" />
-        <Field name="max" value={filters.max ?? ""} label="at most" kind="number" />
+        {!latest && <Bounds run={run} query={query} any={order === "duplicates" ? "latest" : "all"} />}
         <Field name="q" value={filters.q ?? ""} label="completion contains" focusKey />
       </div>
-      {order === "duplicates" ? <Duplicates {...props} /> : <Found key={address} {...props} address={address} find={filters.q ?? ""} />}
+      {address === null && <Empty title="Which text?"><p>Write it into “completion contains”. Case counts once there is a capital letter in it.</p></Empty>}
+      {address === null ? null : order === "duplicates" ? <Duplicates {...props} /> : <Found key={address} {...props} address={address} find={filters.q ?? ""} />}
+    </>
+  );
+}
+
+function Bounds({ run, query, any }: { run: RunDetail; query: URLSearchParams; any: string }) {
+  const names: [string, string][] = [["", "total"], ...run.rewards.map((reward): [string, string] => [reward.name, plain(reward.name, 40)])];
+  return (
+    <>
+      <Field name="step" value={query.get("step") ?? ""} label="step" kind="number" hint={any} />
+      <Choice name="reward" value={query.get("reward") ?? ""} label="score of" options={names} />
+      <Field name="min" value={query.get("min") ?? ""} label="at least" kind="number" />
+      <Field name="max" value={query.get("max") ?? ""} label="at most" kind="number" />
     </>
   );
 }

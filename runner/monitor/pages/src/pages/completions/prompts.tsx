@@ -5,7 +5,7 @@ import { score } from "../../format";
 import { useKeys } from "../../keys";
 import { Empty, Failed, Field, Loading, More, useInView } from "../../parts";
 import { change, href } from "../../route";
-import { Inline } from "../../text";
+import { Inline, shared } from "../../text";
 import type { Prompt } from "../../types";
 import { shown } from "../settings";
 import type { View } from ".";
@@ -17,6 +17,7 @@ export function PromptsView({ run, split, query }: View) {
   const page = usePages<Prompt>(url(["runs", run.id, "prompts"], { split, q, limit: 100 }), "prompts", run.id);
   const [at, setAt] = useState(-1);
   const columns = names(page.rows);
+  const same = shared(page.rows.map((prompt) => prompt.prompt));
   const move = (by: number) => setAt((old) => Math.max(0, Math.min(page.rows.length - 1, old + by)));
   const open = (prompt: Prompt | undefined) => prompt && change({ view: "compare", example: prompt.example_id, q: null }, "push");
   useKeys([
@@ -41,7 +42,7 @@ export function PromptsView({ run, split, query }: View) {
               </tr>
             </thead>
             <tbody>
-              {page.rows.map((prompt, n) => <Row key={prompt.example_id} prompt={prompt} columns={columns} chosen={n === at} link={link(run.id, split, prompt)} />)}
+              {page.rows.map((prompt, n) => <Row key={prompt.example_id} prompt={prompt} columns={columns} same={same} chosen={n === at} link={link(run.id, split, prompt)} />)}
             </tbody>
           </table>
         </div>
@@ -55,15 +56,15 @@ function link(run: string, split: string, prompt: Prompt): string {
   return href(["runs", run, "completions"], { view: "compare", split: split === "train" ? null : split, example: prompt.example_id });
 }
 
-function Row(props: { prompt: Prompt; columns: string[]; chosen: boolean; link: string }) {
+function Row(props: { prompt: Prompt; same: number; columns: string[]; chosen: boolean; link: string }) {
   const { prompt } = props;
   const ref = useInView<HTMLTableRowElement>(props.chosen);
   return (
     <tr ref={ref} class={props.chosen ? "chosen" : ""}>
       <td class="num"><a href={props.link}>{prompt.example_id}</a></td>
-      <td class="text"><a class="quiet-link" href={props.link}><Inline text={prompt.prompt} limit={220} /></a></td>
+      <td class="text one-line"><a class="quiet-link" href={props.link}>{props.same > 0 && <span class="muted">… </span>}<Inline text={prompt.prompt.slice(props.same)} limit={200} /></a></td>
       <td class="num">{prompt.prompt_length}</td>
-      {props.columns.map((name) => <td key={name} class="mono narrow"><Inline text={shown(prompt.columns[name])} limit={40} /></td>)}
+      {props.columns.map((name) => <td key={name} class="mono nowrap"><Inline text={shown(prompt.columns[name])} limit={32} /></td>)}
       <td class="num">{prompt.first_step === prompt.last_step ? prompt.last_step : `${prompt.first_step}–${prompt.last_step}`}</td>
       <td class="num">{prompt.completions}</td>
       <td class="num">{score(prompt.mean)}</td>
@@ -72,10 +73,10 @@ function Row(props: { prompt: Prompt; columns: string[]; chosen: boolean; link: 
   );
 }
 
-/** The data's columns; the prompt's own is shown already. */
+/** The data's columns; the prompt's own is shown already, and which split it is. */
 function names(prompts: Prompt[]): string[] {
   const found = new Set(prompts.flatMap((prompt) => Object.keys(columnsOf(prompt))));
-  found.delete("prompt");
+  for (const name of ["prompt", "split"]) found.delete(name);
   return [...found].slice(0, COLUMNS);
 }
 
