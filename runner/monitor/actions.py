@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi import Depends, HTTPException, Request
 
 from runner import api
 from runner.monitor import models
-from runner.monitor.reading import OfRun, settings_of
+from runner.monitor.reading import OfRun, api_router, settings_of
 from runner.monitor.runs import plain
 from runner.monitor.settings import Right
 from runner.store.store import Store
@@ -25,7 +25,7 @@ class Needs:
             raise HTTPException(403, f"The monitor does not grant the right to {self.right}; --allow-edit does.")
 
 
-router = APIRouter(dependencies=[Depends(Needs("control"))])
+router = api_router([Depends(Needs("control"))])
 
 
 def _handle(request: Request, row: OfRun) -> api.RunHandle:

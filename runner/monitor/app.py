@@ -6,29 +6,20 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from runner import api
-from runner.monitor import actions, bundle, live, models, rollouts, runs
+from runner.monitor import actions, bundle, live, rollouts, runs
 from runner.monitor.guard import Guard, refusal
 from runner.monitor.settings import Settings
 from runner.spec.errors import JobError
 from runner.store.errors import DatabaseUnfit, StoreError, StoreUnavailable, UnknownRun
 from runner.store.schema import DatabaseError
 
-PROBLEMS: dict[int | str, dict[str, object]] = {
-    status: {"model": models.Problem, "description": text}
-    for status, text in (
-        (401, "No token."),
-        (404, "There is no such run, completion or version (any more)."),
-        (422, "A parameter is not what it has to be."),
-        (503, "The database is missing, of another version, or busy."),
-    )
-}
 CODES = {403: "right", 404: "unknown", 405: "method", 409: "not_now", 413: "too_large", 422: "parameter", 503: "busy"}
 
 
@@ -40,16 +31,14 @@ def build(settings: Settings, *, dist: Path = bundle.DIST) -> tuple[ASGIApp, Fas
         openapi_url="/api/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
         lifespan=_lifespan,
     )
     app.state.settings = settings
     app.state.live = live.Live(settings)
     app.state.dist = dist
-    routes = APIRouter(prefix="/api/v1", responses=PROBLEMS)
-    for part in (runs, rollouts, actions, live):
-        routes.include_router(part.router)
-    app.include_router(routes)
-    app.include_router(bundle.router)
+    for part in (runs, rollouts, actions, live, bundle):
+        app.include_router(part.router)
     _handle_errors(app)
     return Guard(app, settings), app
 

@@ -12,11 +12,11 @@ import time
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import HTTPException, Query, Request
 from fastapi.responses import StreamingResponse
 
 from runner import api
-from runner.monitor.reading import BIG
+from runner.monitor.reading import BIG, api_router
 from runner.monitor.settings import Settings
 from runner.store import queries
 from runner.store.errors import StoreError
@@ -106,7 +106,7 @@ class Live:
             return queries.changed_runs(store, after)
 
 
-router = APIRouter()
+router = api_router()
 
 
 @router.get(

@@ -150,10 +150,10 @@ class RunDetail(Run):
 class MetricSeries(Model):
     steps: list[int]
     """First step of each bucket."""
-    values: list[Figure]
-    """Mean of each bucket."""
-    lows: list[Figure]
-    highs: list[Figure]
+    values: list[float | None]
+    """Mean of each bucket; null where no value is finite."""
+    lows: list[float | None]
+    highs: list[float | None]
     nonfinite: int
 
 

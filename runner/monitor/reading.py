@@ -6,11 +6,13 @@ What a request sees does not change under it: it reads in one transaction.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
-from typing import Annotated
+from collections.abc import Generator, Sequence
+from typing import Annotated, Any
 
-from fastapi import Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.params import Depends as Dependency
 
+from runner.monitor.models import Problem
 from runner.monitor.settings import Settings
 from runner.store.rows import RunRow
 from runner.store.store import Store
@@ -22,6 +24,19 @@ BIG = 1 << 53
 
 Limit = Annotated[int, Query(ge=1, le=500)]
 Count = Annotated[int | None, Query(ge=0, lt=BIG)]
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    401: {"model": Problem, "description": "No token."},
+    404: {"model": Problem, "description": "There is no such run, completion or version (any more)."},
+    422: {"model": Problem, "description": "A parameter is not what it has to be."},
+    503: {"model": Problem, "description": "The database is missing, of another version, or busy."},
+}
+
+
+def api_router(dependencies: Sequence[Dependency] = ()) -> APIRouter:
+    """Routes under `/api/v1`."""
+    return APIRouter(prefix="/api/v1", responses=PROBLEMS, dependencies=dependencies)
 
 
 def settings_of(request: Request) -> Settings:

@@ -6,51 +6,50 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Path, Query, Request
+import msgspec
+from fastapi import HTTPException, Path, Query, Request
 
 from runner import api
 from runner.journal.events import Split
 from runner.monitor import models
-from runner.monitor.reading import BIG, Count, Limit, OfRun, Reading, settings_of
+from runner.monitor.reading import BIG, Count, Limit, OfRun, Reading, api_router, settings_of
 from runner.store import browse, queries
 from runner.store.rows import CompletionRow, GroupRow, PromptRow
 
-router = APIRouter()
+router = api_router()
 
 After = Annotated[str | None, Query(max_length=1000, description="`next` of the page before.")]
 Text = Annotated[str | None, Query(max_length=1000, description="Case counts when it has a capital letter.")]
 Number = Annotated[float | None, Query(allow_inf_nan=False)]
 Sha256 = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
 
-KINDS: Mapping[browse.Order, tuple[type, ...]] = {
-    "step": (int, int, int),
-    "best": (float, int),
-    "worst": (float, int),
-    "errors": (int,),
+Place = Annotated[int, msgspec.Meta(ge=0, lt=BIG)]
+CURSORS: Mapping[browse.Order, Any] = {
+    "step": tuple[Place, Place, Place],
+    "best": tuple[float, Place],
+    "worst": tuple[float, Place],
+    "errors": tuple[Place],
 }
 """What a cursor of each order is made of."""
 NO_SPREAD = 1e-8
 """Rewards this close are equal, as for `frac_reward_zero_std`."""
 
 
-def key_of(after: str | None, kinds: tuple[type, ...]) -> browse.Key | None:
+def key_of(after: str | None, kind: Any) -> browse.Key | None:
     """The place that a cursor names. Raises HTTPException for one that is not ours."""
     if after is None:
         return None
     try:
-        parts: Any = json.loads(after)
-    except (ValueError, RecursionError):
-        parts = None
-    key: browse.Key = tuple(cast(list[Any], parts)) if isinstance(parts, list) else ()
-    if tuple(type(part) for part in key) != kinds or any(isinstance(part, int) and abs(part) > BIG for part in key):
-        raise HTTPException(422, f"after: {after!r} is no cursor of this list; take the `next` of an answer")
-    return key
+        return msgspec.json.decode(after, type=kind)
+    except (msgspec.DecodeError, RecursionError):
+        text = f"after: {after!r} is no cursor of this list; take the `next` of an answer"
+        raise HTTPException(422, text) from None
 
 
 def cursor_of(key: browse.Key | None) -> str | None:
-    return None if key is None else json.dumps(key, separators=(",", ":"))
+    return None if key is None else msgspec.json.encode(key).decode()
 
 
 @router.get("/runs/{run_id}/steps")
@@ -64,7 +63,7 @@ def prompts(
     store: Reading, row: OfRun, split: Split = "train", q: Text = None, after: After = None, limit: Limit = 50
 ) -> models.PromptList:
     """Prompts that have completions, with what came of each. `q` is in the prompt."""
-    page = browse.prompts(store, row.id, split, text=q, after=key_of(after, (int,)), limit=limit)
+    page = browse.prompts(store, row.id, split, text=q, after=key_of(after, tuple[Place]), limit=limit)
     return models.PromptList(prompts=[_prompt(one) for one in page.rows], next=cursor_of(page.next))
 
 
@@ -103,7 +102,7 @@ def completions(
     wanted = browse.Wanted(
         split=split, step=step, group_id=group_id, example_id=example_id, reward=reward, least=least, most=most, text=q
     )
-    place = key_of(after, KINDS[order])
+    place = key_of(after, CURSORS[order])
     return _completions(browse.completions(store, row.id, wanted, order=order, after=place, limit=limit))
 
 
@@ -116,7 +115,7 @@ def search(
     limit: Limit = 50,
 ) -> models.CompletionList:
     """Completions of both splits that have this text in them, latest first."""
-    return _completions(browse.search(store, row.id, q, after=key_of(after, (int,)), limit=limit))
+    return _completions(browse.search(store, row.id, q, after=key_of(after, tuple[Place]), limit=limit))
 
 
 def _completions(page: browse.Page[CompletionRow]) -> models.CompletionList:
@@ -159,7 +158,7 @@ def logs(
     limit: Limit = 100,
 ) -> models.LogList:
     """Reward calls that failed or printed, in their order."""
-    place = key_of(after, (int, str))
+    place = key_of(after, tuple[Place, str])
     page = browse.reward_logs(store, row.id, name=name, outcome=outcome, step=step, text=q, after=place, limit=limit)
     return models.LogList(logs=[models.LogEntry.model_validate(one) for one in page.rows], next=cursor_of(page.next))
 

@@ -8,20 +8,20 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 
 from runner.journal.events import Split
 from runner.journal.states import State
 from runner.journal.words import WORDS
 from runner.monitor import models
 from runner.monitor.advice import next_action
-from runner.monitor.reading import BIG, Limit, OfRun, Reading, settings_of
+from runner.monitor.reading import BIG, Limit, OfRun, Reading, api_router, settings_of
 from runner.spec.resolve import differing
 from runner.store import charts, queries
 from runner.store.rows import RunRow
 from runner.store.store import Store
 
-router = APIRouter()
+router = api_router()
 
 SPLITS: tuple[Split, ...] = ("train", "eval")
 ENDS = 0.1

@@ -9,6 +9,7 @@ in about a second, where a trigram index would take minutes to build and as much
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -61,14 +62,18 @@ class Wanted:
 class _Walk:
     """Rows in the order of a key that an index has, and which of them are wanted."""
 
-    id: str
     source: str
+    id: str = "r.id"
     base: Where
     """What the index answers."""
     filters: Where
     """What has to be looked at row by row."""
     key: tuple[str, ...]
     descending: bool = False
+    begin: Key | None = None
+    """Rows behind this key; None: from the first on."""
+    end: Key | None = None
+    """To this key, it included. In `base` it would compete with the cursor: SQLite uses one bound of a range."""
 
     def find(self, store: Store, after: Key | None, limit: int) -> tuple[list[Key], Key | None]:
         """Ids with keys of wanted rows behind `after`, and where to go on when the time was up first."""
@@ -102,7 +107,7 @@ class _Walk:
         forward, back = ("<", ">=") if self.descending else (">", "<=")
         key, marks = f"({', '.join(self.key)})", f"({', '.join('?' * len(self.key))})"
         conditions, params = [str(self.base)], list(self.base.params)
-        for bound, sign in ((after, forward), (edge, back)):
+        for bound, sign in ((after or self.begin, forward), (edge or self.end, back)):
             if bound is not None:
                 conditions.append(f"{key} {sign} {marks}")
                 params += bound
@@ -124,19 +129,19 @@ def completions(
 
 def search(store: Store, run_id: str, text: str, *, after: Key | None = None, limit: int = 50) -> Page[CompletionRow]:
     """Completions of both splits with this text in them, latest first."""
-    low, high = rollout_ids(store.run(run_id).number)
-    base, filters = Where(), Where()
-    base.add("r.id > ? AND r.id < ?", low, high)
+    filters = Where()
     _contains(filters, "r.completion", text)
-    walk = _Walk(id="r.id", source="rollouts r", base=base, filters=filters, key=("r.id",), descending=True)
+    begin, end = _all_of(store, run_id)
+    walk = _Walk(
+        source="rollouts r", base=Where(), filters=filters, key=("r.id",), descending=True, begin=begin, end=end
+    )
     return _page(store, walk, after, limit)
 
 
-_KEYS: dict[Order, tuple[str, ...]] = {
-    "step": ("r.step", "r.group_id", "r.idx"),
-    "best": ("r.reward", "r.id"),
-    "worst": ("r.reward", "r.id"),
-}
+def _all_of(store: Store, run_id: str) -> tuple[Key, Key]:
+    """The ids of a run's rollouts, latest first."""
+    low, high = rollout_ids(store.run(run_id).number)
+    return (high,), (low + 1,)
 
 
 def _ordered(run_id: str, wanted: Wanted, order: Order) -> _Walk:
@@ -144,25 +149,46 @@ def _ordered(run_id: str, wanted: Wanted, order: Order) -> _Walk:
     base.add("r.run_id = ?", run_id)
     base.add("r.split = ?", wanted.split)
     _place(base, wanted)
-    if order != "step":
-        base.add("r.reward IS NOT NULL")
-    _bounds(filters if wanted.reward or order == "step" else base, wanted)
     _contains(filters, "r.completion", wanted.text)
-    key = _KEYS[order]
-    return _Walk(id="r.id", source="rollouts r", base=base, filters=filters, key=key, descending=order == "best")
+    if wanted.reward or order == "step":
+        _bounds(filters, wanted)
+    if order == "step":
+        # The sign keeps SQLite from following the order of steps where the prompt's few rollouts are found faster.
+        first = "+r.step" if wanted.step is None and wanted.example_id is not None else "r.step"
+        return _Walk(source="rollouts r", base=base, filters=filters, key=(first, "r.group_id", "r.idx"))
+    few = wanted.step is not None or wanted.example_id is not None
+    begin, end = _between(None if wanted.reward else wanted.least, None if wanted.reward else wanted.most)
+    best = order == "best"
+    return _Walk(
+        source="rollouts r",
+        base=base,
+        filters=filters,
+        key=("+r.reward" if few else "r.reward", "r.id"),
+        descending=best,
+        begin=end if best else begin,
+        end=begin if best else end,
+    )
+
+
+def _between(least: float | None, most: float | None) -> tuple[Key, Key]:
+    """Keys before and behind all rollouts with a reward between the two."""
+    low, high = (-math.inf if least is None else least), (math.inf if most is None else most)
+    return (low, 0), (high, 1 << 62)
 
 
 def _failed(store: Store, run_id: str, wanted: Wanted) -> _Walk:
-    low, high = rollout_ids(store.run(run_id).number)
-    failed = f"SELECT DISTINCT rollout_id FROM scores s WHERE {_FAILED}"
     base, filters = Where(), Where()
-    base.add("r.id > ? AND r.id < ?", low, high)
-    base.add("r.split = ?", wanted.split)
-    _place(base, wanted)
+    base.add(_FAILED)
+    filters.add(f"s.name = (SELECT min(s.name) FROM scores s WHERE s.rollout_id = r.id AND {_FAILED})")
+    filters.add("r.split = ?", wanted.split)
+    _place(filters, wanted)
     _bounds(filters, wanted)
     _contains(filters, "r.completion", wanted.text)
-    source = f"({failed} AND rollout_id > {low} AND rollout_id < {high}) f CROSS JOIN rollouts r ON r.id = f.rollout_id"
-    return _Walk(id="r.id", source=source, base=base, filters=filters, key=("r.id",), descending=True)
+    begin, end = _all_of(store, run_id)
+    source = "scores s CROSS JOIN rollouts r ON r.id = s.rollout_id"
+    return _Walk(
+        source=source, base=base, filters=filters, key=("s.rollout_id",), descending=True, begin=begin, end=end
+    )
 
 
 def _place(where: Where, wanted: Wanted) -> None:
@@ -291,24 +317,15 @@ def reward_logs(
     the outcome `failed` stands for every failure."""
     low, high = rollout_ids(store.run(run_id).number)
     base, filters = Where(), Where()
-    base.add("s.rollout_id > ? AND s.rollout_id < ?", low, high)
-    base.add(
-        "s.outcome NOT IN ('ok', 'none')" if outcome == "failed" else "(s.error IS NOT NULL OR s.output IS NOT NULL)"
-    )
-    base.add(
-        "s.rollout_id IN (SELECT id FROM rollouts WHERE run_id = ? AND split IN ('train', 'eval') AND step = ?)",
-        run_id,
-        step,
-    )
+    base.add(_FAILED if outcome == "failed" else _LOGGED)
+    base.add(f"s.rollout_id IN ({_OF_STEP})", run_id, step)
     filters.add("s.name = ?", name)
     filters.add("s.outcome = ?", None if outcome == "failed" else outcome)
-    if text:
-        exact = text != text.lower()
-        said = "coalesce(s.error, '') || char(10) || coalesce(s.output, '')"
-        filters.add(f"instr({said if exact else f'lower({said})'}, ?) > 0", text)
-    walk = _Walk(id="s.rollout_id", source="scores s", base=base, filters=filters, key=("s.rollout_id", "s.name"))
+    _contains(filters, "(coalesce(s.error, '') || char(10) || coalesce(s.output, ''))", text)
+    key = ("s.rollout_id", "s.name")
+    walk = _Walk(source="scores s", id=key[0], base=base, filters=filters, key=key, begin=(low, ""), end=(high, ""))
     found, edge = walk.find(store, after, limit + 1)
-    rows = _logs(store, [key[1:] for key in found[:limit]])
+    rows = _logs(store, [place[1:] for place in found[:limit]])
     return Page(rows=rows, next=_next(found, len(rows), edge))
 
 

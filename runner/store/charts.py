@@ -6,6 +6,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
 
 from runner.store.queries import Where
 from runner.store.rows import RunRow
@@ -58,21 +61,24 @@ def series(
     if wanted:
         where.add("name IN (SELECT value FROM json_each(?))", json.dumps(list(wanted)))
     where.add("step BETWEEN ? AND ?", first, end)
-    finite = "CASE WHEN abs(value) <= 1.7976931348623157e308 THEN value END"
     sql = (
-        f"SELECT name, min(step), avg({finite}), min({finite}), max({finite}), count(*) - count({finite}) "
+        "SELECT name, min(step), avg(value), min(value), max(value), count(*) - count(value) "
         f"FROM metrics WHERE {where} GROUP BY name, CASE WHEN step <= ? OR step >= ? THEN -1 - step ELSE step / ? END "
         "ORDER BY name, min(step)"
     )
-    buckets: dict[str, list[tuple[int, float | None, float | None, float | None, int]]] = {}
-    for name, *bucket in store.db.conn.execute(sql, [*where.params, first, end, width(first, end, points)]):
-        buckets.setdefault(name, []).append(tuple(bucket))
-    return {name: _series(rows) for name, rows in buckets.items()}
+    rows = store.db.conn.execute(sql, [*where.params, first, end, width(first, end, points)])
+    return {name: _series(list(group)) for name, group in groupby(rows, itemgetter(0))}
 
 
-def _series(rows: Sequence[tuple[int, float | None, float | None, float | None, int]]) -> Series:
-    steps, values, lows, highs, missing = (list(column) for column in zip(*rows, strict=True))
-    return Series(steps=steps, values=values, lows=lows, highs=highs, nonfinite=sum(missing))
+def _series(buckets: Sequence[tuple[Any, ...]]) -> Series:
+    _, steps, values, lows, highs, missing = (list(column) for column in zip(*buckets, strict=True))
+    infinite = sum(value in (math.inf, -math.inf) for value in values)  # an infinite step makes an infinite mean
+    if infinite:
+        values, lows, highs = (
+            [None if value is None or math.isinf(value) else value for value in column]
+            for column in (values, lows, highs)
+        )
+    return Series(steps=steps, values=values, lows=lows, highs=highs, nonfinite=sum(missing) + infinite)
 
 
 def sparklines(store: Store, runs: Sequence[RunRow], metric: str = "reward") -> Mapping[str, list[tuple[int, float]]]:

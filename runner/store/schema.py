@@ -193,6 +193,15 @@ CREATE INDEX scores_failed ON scores (rollout_id) WHERE outcome NOT IN ('ok', 'n
 CREATE INDEX events_type ON events (run_id, type, id);
 """
 
+_SHAPES = {
+    "sqlite_autoindex_rollouts_1": "1000000 100000 50000 1000 8 1",
+    "rollouts_reward": "1000000 100000 50000 500 1",
+    "rollouts_example": "1000000 100000 50000 200 8 4",
+}
+"""Index of `rollouts` → rows in all, and with the first column the same, the first two, and so on: how a large store
+looks. Without it SQLite takes every run for a handful of rows and chooses indexes accordingly; with ANALYZE plans would
+depend on when it was last run."""
+
 migrations = Migrations("runner")
 
 
@@ -210,6 +219,9 @@ def m001_initial(db: Database) -> None:
 def m002_lookups(db: Database) -> None:
     """What people look things up by: the completions of a prompt, the calls that failed, the events of a kind."""
     _execute(db, _LOOKUPS)
+    db.conn.execute("ANALYZE sqlite_schema")  # makes the table
+    rows = [("rollouts", index, shape) for index, shape in _SHAPES.items()]
+    db.conn.executemany("INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES (?, ?, ?)", rows)
 
 
 def _execute(db: Database, statements: str) -> None:
