@@ -9,10 +9,10 @@ in about a second, where a trigram index would take minutes to build and as much
 from __future__ import annotations
 
 import json
-import math
+import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Generic, Literal, TypeVar
 
 from runner.journal.events import Split
@@ -172,7 +172,7 @@ def _ordered(run_id: str, wanted: Wanted, order: Order) -> _Walk:
 
 def _between(least: float | None, most: float | None) -> tuple[Key, Key]:
     """Keys before and behind all rollouts with a reward between the two."""
-    low, high = (-math.inf if least is None else least), (math.inf if most is None else most)
+    low, high = (-sys.float_info.max if least is None else least), (sys.float_info.max if most is None else most)
     return (low, 0), (high, 1 << 62)
 
 
@@ -207,15 +207,16 @@ def _bounds(where: Where, wanted: Wanted) -> None:
 
 
 def _contains(where: Where, column: str, text: str | None) -> None:
-    """`instr`, for LIKE ends at a NUL in the text."""
-    if text:
-        exact = text != text.lower()
-        where.add(f"instr({column if exact else f'lower({column})'}, ?) > 0", text)
+    """SQLite's `lower` ends at a NUL, and so does LIKE; behind one the text is found as it is written."""
+    if text and text == text.lower():
+        where.add(f"(instr(lower({column}), ?) > 0 OR instr({column}, ?) > 0)", text, text)
+    elif text:
+        where.add(f"instr({column}, ?) > 0", text)
 
 
 def _page(store: Store, walk: _Walk, after: Key | None, limit: int) -> Page[CompletionRow]:
     found, edge = walk.find(store, after, limit + 1)
-    rows = list(_within(_rollouts(store, [key[0] for key in found[:limit]]), _size))
+    rows, _ = _fill(_rollouts(store, [key[0] for key in found[:limit]]), limit, _size)
     return Page(rows=with_scores(store, rows), next=_next(found, len(rows), edge))
 
 
@@ -227,27 +228,35 @@ def _next(found: Sequence[Key], shown: int, edge: Key | None) -> Key | None:
 def _rollouts(store: Store, ids: Sequence[int]) -> Iterator[CompletionRow]:
     """In the order of the ids. One by one: a page of very long ones is cut before all of them are in memory."""
     names = [field.name for field in fields(CompletionRow) if field.name != "scores"]
-    texts = {name: f"substr({table}.{name}, 1, {TEXT_CHARS})" for name, table in (("prompt", "e"), ("completion", "r"))}
     sql = (
-        f"SELECT {', '.join(texts.get(name, f'r.{name}') for name in names)} "
+        f"SELECT {', '.join('e.prompt' if name == 'prompt' else f'r.{name}' for name in names)} "
         "FROM json_each(?) j JOIN rollouts r ON r.id = j.value "
         "LEFT JOIN examples e ON e.run_id = r.run_id AND e.id = r.example_id ORDER BY j.key"
     )
     for values in store.db.conn.execute(sql, [f"[{','.join(map(str, ids))}]"]):
-        yield CompletionRow(**dict(zip(names, values, strict=True)))
+        row = CompletionRow(**dict(zip(names, values, strict=True)))
+        yield replace(row, prompt=_cut(row.prompt), completion=_cut(row.completion))
+
+
+def _cut(text: Any) -> Any:
+    """Not by SQLite, whose `substr` ends at a NUL."""
+    return text[:TEXT_CHARS] if text else text
 
 
 def _size(row: CompletionRow) -> int:
     return len(row.prompt or "") + len(row.completion)
 
 
-def _within(rows: Iterable[Row], size: Any) -> Iterator[Row]:
+def _fill(rows: Iterable[Row], limit: int, size: Callable[[Row], int]) -> tuple[list[Row], bool]:
+    """As many as a page takes, and whether there are more."""
+    found: list[Row] = []
     total = 0
     for row in rows:
         total += size(row)
-        if total > PAGE_CHARS and total > size(row):
-            return
-        yield row
+        if found and (len(found) == limit or total > PAGE_CHARS):
+            return found, True
+        found.append(row)
+    return found, False
 
 
 def completion(store: Store, rollout_id: int) -> CompletionRow | None:
@@ -271,20 +280,12 @@ def prompts(
     where.add("e.id > ?", after[0] if after else None)
     _contains(where, "e.prompt", text)
     used = "SELECT 1 FROM rollouts r WHERE r.run_id = e.run_id AND r.split = ? AND r.example_id = e.id"
-    sql = (
-        f"SELECT e.id, substr(e.prompt, 1, {TEXT_CHARS}), length(e.prompt), substr(e.columns, 1, {TEXT_CHARS}) "
-        f"FROM examples e WHERE {where} AND EXISTS ({used}) ORDER BY e.id LIMIT ?"
-    )
-    rows = store.db.conn.execute(sql, [*where.params, split, limit + 1])
-    found = list(_within(rows, _size_of_prompt))
-    shown = found[:limit]
-    figures = _figures(store, run_id, split, [row[0] for row in shown])
-    more = len(found) > limit or rows.fetchone() is not None
-    return Page(rows=[PromptRow(*row, *figures[row[0]]) for row in shown], next=(shown[-1][0],) if more else None)
-
-
-def _size_of_prompt(row: tuple[int, str, int, str]) -> int:
-    return len(row[1]) + len(row[3])
+    sql = f"SELECT e.id, e.prompt, e.columns FROM examples e WHERE {where} AND EXISTS ({used}) ORDER BY e.id LIMIT ?"
+    found = store.db.conn.execute(sql, [*where.params, split, limit + 1])
+    rows, more = _fill(found, limit, lambda row: len(row[1]) + len(row[2]))
+    figures = _figures(store, run_id, split, [row[0] for row in rows])
+    made = [PromptRow(row[0], _cut(row[1]), len(row[1]), row[2], *figures[row[0]]) for row in rows]
+    return Page(rows=made, next=(rows[-1][0],) if more else None)
 
 
 def _figures(store: Store, run_id: str, split: Split, ids: Sequence[int]) -> dict[int, tuple[Any, ...]]:

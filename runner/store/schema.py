@@ -222,6 +222,7 @@ def m002_lookups(db: Database) -> None:
     db.conn.execute("ANALYZE sqlite_schema")  # makes the table
     rows = [("rollouts", index, shape) for index, shape in _SHAPES.items()]
     db.conn.executemany("INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES (?, ?, ?)", rows)
+    db.conn.execute("ANALYZE sqlite_schema")  # reads it
 
 
 def _execute(db: Database, statements: str) -> None:
