@@ -29,24 +29,49 @@ def ui(
     home: HomeOption = None,
 ) -> None:
     """Shows jobs, runs, completions and rewards in a browser. Until Ctrl-C; runs go on without it."""
-    from runner.monitor.server import Monitor
+    from runner.monitor.server import AddressTaken, Monitor, serves, url_of
     from runner.monitor.settings import Settings, is_loopback
     from runner.monitor.token import read_or_make
 
     _refuse_open_doors(is_loopback(host), host, allowed_host or [], token)
     where = home_of(home)
+    secret = read_or_make(where.state) if token else None
     settings = Settings(
         home=where.path,
-        token=read_or_make(where.state) if token else None,
+        token=secret,
         allowed_hosts=frozenset(name.lower() for name in allowed_host or ()),
         right="edit" if allow_edit else "control",
     )
-    with Monitor(settings, host=host, port=port) as monitor:
+    try:
+        monitor = Monitor(settings, host=host, port=port)
+    except AddressTaken as error:
+        if serves(settings, port):
+            _show_again(url_of(host, port), secret, open_)
+            return
+        raise typer.BadParameter(str(error)) from None
+    with monitor:
         _tell(monitor.link(), is_loopback(host), token, monitor.port)
         if open_:
             webbrowser.open(monitor.link())
+        _wait()
+
+
+def _wait() -> None:
+    """Until Ctrl-C, which is how this ends."""
+    try:
         while True:
             time.sleep(3600)
+    except KeyboardInterrupt:
+        note("the pages are closed")
+
+
+def _show_again(url: str, secret: str | None, open_: bool) -> None:
+    from runner.monitor.token import link
+
+    say(link(url, secret))
+    note("the monitor of this home is running already; it goes on")
+    if open_:
+        webbrowser.open(link(url, secret))
 
 
 def _refuse_open_doors(loopback: bool, host: str, allowed: list[str], token: bool) -> None:

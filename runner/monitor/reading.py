@@ -19,6 +19,8 @@ from runner.store.store import Store
 
 QUERY_SECONDS = 10.0
 """After which a request gives up, so that no question, however clumsy, holds the monitor."""
+QUERY_STEPS = 100_000
+"""Of SQLite's virtual machine, between two looks at the clock."""
 BIG = 1 << 53
 """Above every number that we count with; SQLite and JavaScript hold all below."""
 
@@ -48,7 +50,7 @@ def settings_of(request: Request) -> Settings:
 def _store(request: Request) -> Generator[Store]:
     deadline = time.monotonic() + QUERY_SECONDS
     with Store.read_only(settings_of(request).database) as store:
-        store.db.conn.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
+        store.db.conn.set_progress_handler(lambda: time.monotonic() > deadline, QUERY_STEPS)
         store.db.conn.execute("BEGIN")
         yield store
 

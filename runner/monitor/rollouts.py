@@ -68,17 +68,7 @@ def prompts(
 
 
 def _prompt(row: PromptRow) -> models.Prompt:
-    return models.Prompt.model_validate(
-        {name: getattr(row, name) for name in row.__slots__} | {"columns": _columns(row)}
-    )
-
-
-def _columns(row: PromptRow) -> dict[str, Any]:
-    """Empty where they were too long to be given."""
-    try:
-        return json.loads(row.columns)
-    except ValueError:
-        return {}
+    return models.Prompt.model_validate({**asdict(row), "columns": json.loads(row.columns)})
 
 
 @router.get("/runs/{run_id}/completions")

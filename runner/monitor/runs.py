@@ -45,7 +45,7 @@ def home(request: Request) -> models.HomeInfo:
     settings = settings_of(request)
     return models.HomeInfo(
         home=str(settings.home),
-        emulate=False,
+        emulate=settings.emulate,
         version=version("grpo-runner"),
         token=settings.token is not None,
         rights=list(settings.rights),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import socket
 import threading
 import time
@@ -13,7 +15,7 @@ import uvicorn
 
 from runner.monitor import app, bundle
 from runner.monitor.settings import Settings, is_loopback
-from runner.monitor.token import link_key
+from runner.monitor.token import link
 
 PATIENCE_SECONDS = 10.0
 
@@ -29,6 +31,7 @@ class Monitor:
         self.settings = settings
         self._socket = _bind(host, port)
         self.port: int = self._socket.getsockname()[1]
+        self._lock = _take_lock(settings, self.port)
         guarded, inner = app.build(settings, dist=dist)
         self.app = inner
         self._server = uvicorn.Server(
@@ -46,13 +49,11 @@ class Monitor:
         self._thread = threading.Thread(target=self._serve, name="monitor", daemon=True)
         self._thread.start()
         self._wait_until_it_serves()
-        name = host if is_loopback(host) else sorted(settings.allowed_hosts)[0]
-        self.url = f"http://{name}:{self.port}/"
+        self.url = url_of(host if is_loopback(host) else sorted(settings.allowed_hosts)[0], self.port)
 
     def link(self) -> str:
         """An address that opens the pages; with a token it works once."""
-        token = self.settings.token
-        return self.url if token is None else f"{self.url}?token={link_key(token)}"
+        return link(self.url, self.settings.token)
 
     def close(self) -> None:
         """Ends the streams, answers what is being asked, and stops."""
@@ -60,6 +61,8 @@ class Monitor:
         self._server.should_exit = True
         self._thread.join(PATIENCE_SECONDS)
         self._socket.close()
+        if self._lock is not None:
+            os.close(self._lock)
 
     def __enter__(self) -> Monitor:
         return self
@@ -74,6 +77,39 @@ class Monitor:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not self._server.started and self._thread.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
+
+
+def url_of(host: str, port: int) -> str:
+    """Where a browser finds the monitor."""
+    return f"http://[{host}]:{port}/" if ":" in host and not host.startswith("[") else f"http://{host}:{port}/"
+
+
+def serves(settings: Settings, port: int) -> bool:
+    """Whether a monitor of this home listens at the port. Asks its lock: who listens there could be anybody, and is
+    not to be shown the token."""
+    if not _lock_file(settings, port).exists():
+        return False
+    lock = _take_lock(settings, port)
+    if lock is not None:
+        os.close(lock)
+    return lock is None
+
+
+def _lock_file(settings: Settings, port: int) -> Path:
+    return settings.state / f"monitor-{port}.lock"
+
+
+def _take_lock(settings: Settings, port: int) -> int | None:
+    """Held while a monitor serves; None when another holds it, or where the home has no `.runner/`."""
+    if not settings.state.is_dir():
+        return None
+    fd = os.open(_lock_file(settings, port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -24,6 +24,8 @@ class Settings:
     """Names that the monitor may be called by, beside those of the loopback."""
     right: Right = "control"
     """The highest one."""
+    emulate: bool = False
+    """Whether what is queued here is emulated."""
 
     @property
     def state(self) -> Path:

@@ -28,6 +28,8 @@ def read_or_make(state: Path) -> str:
     """The home's secret, made on first use, readable for its owner only."""
     path = token_file(state)
     state.mkdir(parents=True, exist_ok=True)
+    if not (state / ".gitignore").exists():
+        (state / ".gitignore").write_text("*\n")
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
@@ -45,6 +47,11 @@ def read_or_make(state: Path) -> str:
 def cookie_value(token: str) -> str:
     """What a browser that came by a link keeps."""
     return _sign(token, "cookie")
+
+
+def link(url: str, token: str | None) -> str:
+    """An address that opens the pages of the monitor at `url`; with a token it works once."""
+    return url if token is None else f"{url}?token={link_key(token)}"
 
 
 def link_key(token: str) -> str:
