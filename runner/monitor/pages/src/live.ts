@@ -5,7 +5,7 @@
 import { useEffect, useState } from "preact/hooks";
 
 export type Status = { kind: "connecting" | "live" | "lost"; since: number; note: string };
-type Message = { changed: string[] } | { status: Status };
+type Message = { changed: string[] } | { status: Status } | { ask: true };
 
 const RETRY_MS = [1000, 2000, 4000, 8000];
 const STREAM = "/api/v1/events";
@@ -15,6 +15,7 @@ const watchers = new Set<() => void>();
 const channel = "BroadcastChannel" in window ? new BroadcastChannel("runner-live") : null;
 let status: Status = { kind: "connecting", since: Date.now(), note: "" };
 let failures = 0;
+let leads = false;
 
 /** Calls back when the run changed; "*" means any. After a lost connection everything counts as changed. */
 export function onChange(run: string, callback: () => void): () => void {
@@ -30,23 +31,24 @@ export function useStatus(): Status {
   useEffect(() => {
     const watcher = () => redraw((n) => n + 1);
     watchers.add(watcher);
+    watcher(); // it may have changed between the first drawing and now
     return () => void watchers.delete(watcher);
   }, []);
   return status;
 }
 
 export function start(): void {
-  if (channel) channel.onmessage = (event: MessageEvent<Message>) => take(event.data);
-  if (!navigator.locks) return listen();
+  if (!navigator.locks || !channel) return listen();
+  channel.onmessage = (event: MessageEvent<Message>) => take(event.data);
+  channel.postMessage({ ask: true });
   void navigator.locks.request("runner-live", () => {
     listen();
     return new Promise(() => undefined); // held until the tab closes
   });
-  // A tab that does not get the lock is live as long as the one that has it says nothing else.
-  window.setTimeout(() => status.kind === "connecting" && take({ status: { kind: "live", since: Date.now(), note: "" } }), 1500);
 }
 
 function listen(): void {
+  leads = true;
   const stream = new EventSource(STREAM);
   stream.onopen = connected;
   stream.addEventListener("changed", (event) => {
@@ -73,6 +75,10 @@ function send(message: Message): void {
 }
 
 function take(message: Message): void {
+  if ("ask" in message) {
+    if (leads) channel?.postMessage({ status });
+    return;
+  }
   if ("changed" in message) {
     for (const listener of [...listeners]) listener(message.changed);
     return;

@@ -2,7 +2,7 @@
  * Where one is, and everything one has chosen, is in the address: `#/runs/<id>/completions?step=5&q=…`.
  * It is behind the `#`, so the server needs one page only and a copied link shows the same thing.
  */
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useMemo, useState } from "preact/hooks";
 
 export interface Route {
   path: string[];
@@ -19,13 +19,14 @@ export function current(): Route {
 }
 
 export function useRoute(): Route {
-  const [route, setRoute] = useState(current);
+  const [hash, setHash] = useState(location.hash);
   useEffect(() => {
-    const changed = () => setRoute(current());
+    const changed = () => setHash(location.hash);
     listeners.add(changed);
+    changed(); // it may have changed between the first drawing and now
     return () => void listeners.delete(changed);
   }, []);
-  return route;
+  return useMemo(current, [hash]);
 }
 
 export function href(path: (string | number)[], query: Values = {}): string {

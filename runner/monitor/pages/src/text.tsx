@@ -7,6 +7,8 @@ import { useState } from "preact/hooks";
 
 /** Characters shown at once; a click shows all. */
 const SHOWN = 20_000;
+/** Places of what was searched that are marked. */
+const MARKED = 500;
 
 const NAMES: Record<number, string> = {
   0x00ad: "SHY", 0x061c: "ALM", 0x200b: "ZWSP", 0x200c: "ZWNJ", 0x200d: "ZWJ", 0x200e: "LRM", 0x200f: "RLM",
@@ -61,7 +63,7 @@ export function Block(props: { text: string; pieces?: Piece[] | null; find?: str
   const pieces = cutTo(props.pieces ?? found(props.text.slice(0, limit), props.find ?? ""), limit);
   return (
     <div class="block">
-      <pre tabIndex={0} role="group" aria-label={props.label}>
+      <pre dir="auto" tabIndex={0} role="group" aria-label={props.label}>
         {props.text === "" && <span class="muted">(empty)</span>}
         {pieces.map((piece, n) => drawn(piece, n, props.whitespace ?? false))}
       </pre>
@@ -88,7 +90,7 @@ function found(text: string, find: string): Piece[] {
   const [hay, needle] = [text.toLowerCase(), find.toLowerCase()];
   let from = 0;
   // Lower case can change a text's length (İ); positions would then be wrong.
-  for (let at = hay.length === text.length ? hay.indexOf(needle) : -1; at >= 0; at = hay.indexOf(needle, from)) {
+  for (let at = hay.length === text.length ? hay.indexOf(needle) : -1; at >= 0 && pieces.length < 2 * MARKED; at = hay.indexOf(needle, from)) {
     pieces.push({ text: text.slice(from, at) }, { text: text.slice(at, at + needle.length), mark: "found" });
     from = at + needle.length;
   }

@@ -70,7 +70,7 @@ function Cell({ one, level, chosen }: { one: Completion; level: number; chosen: 
   const ref = useInView<HTMLTableCellElement>(chosen);
   return (
     <td ref={ref} class={`cell level-${one.reward === null ? "none" : Math.round(level * 5)} ${chosen ? "chosen" : ""}`}>
-      <button type="button" title={plain(one.completion, 300)} aria-label={`step ${one.step}, total ${score(one.reward)}`} aria-pressed={chosen} onClick={() => change({ at: one.id })}>
+      <button type="button" title={plain(one.completion, 300)} aria-pressed={chosen} onClick={() => change({ at: one.id })}>
         <b class="num">{one.reward === null ? "error" : score(one.reward)}</b>
         <span class="mono"><Inline text={one.completion.slice(-200)} limit={200} /></span>
       </button>
