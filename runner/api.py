@@ -25,7 +25,6 @@ from runner.queue.home import Home, find_home
 from runner.queue.jobs import BackendName, Checked, JobLike, validate
 from runner.queue.submit import Device
 from runner.queue.submit import submit as _submit
-from runner.rewards import bundle
 from runner.spec.errors import JobError
 from runner.store import queries
 from runner.store.errors import StoreError
@@ -398,34 +397,6 @@ def runs(*, job: str | None = None, state: str | None = None, home: str | Path |
         for row in queries.runs(store, states=[State.STARTING, State.RUNNING]):
             local.conclude(where, store, row.id)
         return queries.runs(store, job=job, states=[State(state)] if state else [])
-
-
-def take_in(*, home: str | Path | None = None) -> dict[str, str]:
-    """Takes what live runs have recorded, and the end of those whose processes are gone, into the database. Gives, for
-    the runs that this fails for, why: one broken journal does not keep the others out."""
-    where = Home(Path(home).resolve()) if home else find_home()
-    problems: dict[str, str] = {}
-    with where.open() as store:
-        for row in queries.runs(store, states=[State.STARTING, State.RUNNING]):
-            try:
-                local.conclude(where, store, row.id)
-            except StoreError as error:
-                problems[row.id] = str(error)
-    return problems
-
-
-def reward_sources(run: str, sha256: str, *, home: str | Path | None = None) -> dict[str, str]:
-    """The files of one reward version of a run, by their path in the job's folder. Raises StoreError."""
-    handle = open_run(run, home=home)
-    with handle.reading() as store:
-        known = [version.sha256 for version in queries.reward_versions(store, handle.id)]
-    if sha256 not in known:
-        raise StoreError(f"{handle.id} has no reward version {sha256[:12]}")
-    try:
-        sources = bundle.read(handle.home.run(handle.id).rewards / sha256).sources
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{handle.id}: the sources of reward version {sha256[:12]} can't be read: {error}") from error
-    return {path: source.decode(errors="replace") for path, source in sources.items()}
 
 
 def cancel(run: str, *, home: str | Path | None = None) -> None:

@@ -1,21 +1,54 @@
 /** Things a person should see, with the completions to look at. */
 import { url, useApi } from "../api";
 import { ago, moment } from "../format";
+import { useMetrics } from "../metrics";
 import { Empty, Failed, Loading } from "../parts";
 import { href } from "../route";
+import { namesFor, type Signal, signals } from "../signals";
 import { Inline } from "../text";
 import type { Alert, Run, RunDetail } from "../types";
 
-export function RunAlerts({ run }: { run: RunDetail }) {
-  if (run.alerts.length === 0) return <NoAlerts />;
-  return <ul class="alerts">{run.alerts.toReversed().map((alert, n) => <One key={n} alert={alert} run={run.id} />)}</ul>;
+export function RunAlerts({ run, brief = false }: { run: RunDetail; brief?: boolean }) {
+  const wanted = namesFor(run.rewards).filter((name) => run.metric_names.includes(name));
+  const metrics = useMetrics(run.id, wanted, run.attempts.length);
+  const said = signals(run.rewards, metrics.series);
+  if (wanted.length > 0 && !metrics.loaded) return <Loading />;
+  if (run.alerts.length === 0 && said.length === 0) return <NoAlerts brief={brief} />;
+  return (
+    <>
+      {said.length > 0 && (
+        <section aria-label="What the curves say">
+          <h2>What the curves say</h2>
+          <ul class="alerts">{said.map((signal) => <Said key={signal.title} signal={signal} run={run} />)}</ul>
+        </section>
+      )}
+      {run.alerts.length > 0 && (
+        <section aria-label="Alerts of the run">
+          <h2>What the run reported</h2>
+          <ul class="alerts">{run.alerts.toReversed().map((alert, n) => <One key={n} alert={alert} run={run.id} />)}</ul>
+        </section>
+      )}
+    </>
+  );
 }
 
-function NoAlerts() {
+function Said({ signal, run }: { signal: Signal; run: RunDetail }) {
+  const query = { view: "list", order: signal.order, step: signal.order === "errors" ? null : run.last_step };
   return (
-    <Empty title="No alerts">
-      <p>Here appears what deserves a look while the run goes on: the total rises while the trusted reward or the evaluation does not, groups stop differing, completions get longer and longer, a reward fails more often.</p>
-      <p>An alert is a reason to read completions, not a verdict. Mark the reward you really care about with <code>trusted: true</code>, so that the others are compared with it.</p>
+    <li class="card">
+      <p><strong><Inline text={signal.title} limit={200} /></strong></p>
+      <p>{signal.text}</p>
+      <p class="links"><a href={href(["runs", run.id, "completions"], query)}>the completions to read</a><a href={href(["runs", run.id])}>the graphs</a></p>
+    </li>
+  );
+}
+
+function NoAlerts({ brief }: { brief: boolean }) {
+  if (brief) return <p class="muted">Nothing stands out.</p>;
+  return (
+    <Empty title="Nothing stands out">
+      <p>Here appears what deserves a look: the total rises while a trusted reward or the evaluation does not, few groups teach, completions grow without gain or are cut, a reward fails often. And what the run itself reports.</p>
+      <p>Each is a reason to read completions, not a verdict. Mark the reward you really care about with <code>trusted: true</code>, so that the total is held against it.</p>
     </Empty>
   );
 }
@@ -47,7 +80,7 @@ export function AlertsPage() {
       <p class="muted">Of the latest {runs.data?.runs.length ?? 30} runs.</p>
       {runs.error && <Failed error={runs.error} what="runs" />}
       {!runs.data && !runs.error && <Loading />}
-      {runs.data?.runs.length === 0 && <NoAlerts />}
+      {runs.data?.runs.length === 0 && <NoAlerts brief={false} />}
       {runs.data?.runs.map((run) => <OfRun key={run.id} id={run.id} />)}
     </div>
   );
@@ -58,8 +91,8 @@ function OfRun({ id }: { id: string }) {
   if (!run.data) return null;
   return (
     <section aria-label={`alerts of ${id}`}>
-      <h2><a href={href(["runs", id, "alerts"])}><Inline text={id} /></a> {run.data.alerts.length === 0 && <small class="muted">no alerts</small>}</h2>
-      {run.data.alerts.length > 0 && <RunAlerts run={run.data} />}
+      <h2><a href={href(["runs", id, "alerts"])}><Inline text={id} /></a></h2>
+      <RunAlerts run={run.data} brief />
     </section>
   );
 }

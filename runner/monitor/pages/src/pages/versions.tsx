@@ -45,9 +45,11 @@ function Line({ version, chosen }: { version: Version; chosen: boolean }) {
 
 function Shown({ run, version, diff, edit }: { run: RunDetail; version: Version; diff: boolean; edit: boolean }) {
   const source = useApi<Source>(url(["runs", run.id, "versions", version.sha256]));
+  const verbs = useApi<{ paths: Record<string, unknown> }>(edit ? url(["openapi.json"]) : null);
   if (source.error) return <Failed error={source.error} what="reward version" />;
   if (!source.data) return <Loading />;
   const changed = source.data.diff_from_previous;
+  const lab = verbs.data !== undefined && "/api/v1/runs/{run_id}/rescore" in verbs.data.paths;
   return (
     <div class="members">
       {version.error && <div class="failed"><p><strong>Refused</strong>, the version before stayed in force:</p><Block text={version.error} label="why it was refused" /></div>}
@@ -56,7 +58,7 @@ function Shown({ run, version, diff, edit }: { run: RunDetail; version: Version;
         <button type="button" aria-pressed={diff} disabled={!changed} onClick={() => change({ show: "diff" })}>{changed ? "changes from the version before" : "nothing before it"}</button>
       </div>
       {diff && changed ? <Diff text={changed} /> : <Files files={source.data.files} />}
-      {edit && <Lab run={run} version={version} files={source.data.files} />}
+      {lab && <Lab run={run} version={version} files={source.data.files} />}
     </div>
   );
 }
