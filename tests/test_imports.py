@@ -22,7 +22,7 @@ ALLOWED = {
     "draft": {"draft", "queue", "rewards", "spec", "journal"},
     "api": {"api", "queue", "store", "data", "rewards", "spec", "journal", "backends", "grpo"},
     "watch": {"watch", "api", "queue", "store", "spec", "journal"},
-    "monitor": {"monitor", "api", "store", "spec", "journal"},
+    "monitor": {"monitor", "api", "queue", "store", "rewards", "spec", "journal"},
     "cli": {"cli", "api", "draft", "queue", "store", "data", "rewards", "spec", "journal", "watch", "monitor"},
 }
 """room → rooms it may import."""

@@ -10,14 +10,16 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import HTTPException, Query, Request
 from fastapi.responses import StreamingResponse
 
-from runner import api
 from runner.monitor.reading import BIG, api_router
 from runner.monitor.settings import Settings
+from runner.queue.home import Home
+from runner.queue.local import conclude
 from runner.store import queries
 from runner.store.errors import StoreError
 from runner.store.schema import DatabaseError
@@ -74,7 +76,7 @@ class Live:
         """Takes in what live runs recorded, and notes whether the database has changed; gives its version."""
         store = self._open()
         if queries.live(store):
-            self.problems = api.take_in(home=self._settings.home)
+            self.problems = take_in(self._settings.home)
         elif "database" in self.problems:
             self.problems = {}
         version: int = store.db.conn.execute("PRAGMA data_version").fetchone()[0]
@@ -104,6 +106,20 @@ class Live:
             return ["*"]
         with Store.read_only(self._settings.database) as store:
             return queries.changed_runs(store, after)
+
+
+def take_in(path: Path) -> dict[str, str]:
+    """Takes what live runs have recorded, and the end of those whose processes are gone, into the database. Gives, for
+    the runs that this fails for, why: one broken journal does not keep the others out."""
+    home = Home(path)
+    problems: dict[str, str] = {}
+    with home.open() as store:
+        for run_id in queries.live(store):
+            try:
+                conclude(home, store, run_id)
+            except StoreError as error:
+                problems[run_id] = str(error)
+    return problems
 
 
 router = api_router()

@@ -9,14 +9,15 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import HTTPException, Path, Query, Request
+from fastapi import HTTPException, Path, Query
 
-from runner import api
 from runner.journal.events import Split
 from runner.monitor import models
-from runner.monitor.reading import BIG, Count, Limit, OfRun, Reading, api_router, settings_of
+from runner.monitor.reading import BIG, Count, Limit, OfRun, Reading, api_router
+from runner.rewards.bundle import read
 from runner.store import browse, queries
-from runner.store.rows import CompletionRow, GroupRow, PromptRow
+from runner.store.rows import CompletionRow, GroupRow, PromptRow, RunRow
+from runner.store.store import Store
 
 router = api_router()
 
@@ -154,16 +155,24 @@ def logs(
 
 
 @router.get("/runs/{run_id}/versions/{sha256}")
-def version(request: Request, store: Reading, row: OfRun, sha256: Sha256) -> models.VersionSources:
+def version(store: Reading, row: OfRun, sha256: Sha256) -> models.VersionSources:
     """The source files of one reward version, and what it changed."""
     known = [one.sha256 for one in queries.reward_versions(store, row.id)]
     if sha256 not in known:
         raise HTTPException(404, f"{row.id} has no reward version {sha256[:12]}")
-    home = settings_of(request).home
-    files = api.reward_sources(row.id, sha256, home=home)
     place = known.index(sha256)
-    before = api.reward_sources(row.id, known[place - 1], home=home) if place else files
+    files = _sources(store, row, sha256)
+    before = _sources(store, row, known[place - 1]) if place else files
     return models.VersionSources(files=files, diff_from_previous="".join(_diff(before, files)))
+
+
+def _sources(store: Store, row: RunRow, sha256: str) -> dict[str, str]:
+    """The files of a version that the run is known to have, by their path in the job's folder."""
+    try:
+        found = read(store.folder(row).rewards / sha256).sources
+    except (OSError, ValueError) as error:
+        raise HTTPException(404, f"The sources of reward version {sha256[:12]} can't be read: {error}") from error
+    return {path: source.decode(errors="replace") for path, source in found.items()}
 
 
 def _diff(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from runner.monitor.server import Monitor
 from runner.store.rebuild import rebuild
 from runner.store.store import Store
 from tests.monitor.kit import CHROME, TOKEN, ask, get, record, settings
-from tests.small_job import write_job
+from tests.small_job import REWARDS, write_job
 from tests.store import builders
 
 PATIENT = 60.0
@@ -69,6 +69,9 @@ def test_a_live_run_is_seen_step_by_step_without_anybody_else_looking(tmp_path: 
         ended = until(lambda: (run := get(monitor, f"runs/{handle.id}"))["state"] == "succeeded" and run)
         assert (ended["last_step"], ended["reason"]) == (20, "finished")
         assert len(ended["reward"]) == 20
+        (version,) = ended["versions"]
+        sources = get(monitor, f"runs/{handle.id}/versions/{version['sha256']}")
+        assert sources == {"files": {"rewards.py": REWARDS}, "diff_from_previous": ""}
         assert get(monitor, "home")["problems"] == []
 
 

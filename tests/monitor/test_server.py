@@ -52,7 +52,8 @@ def test_files_with_a_hash_in_their_name_are_kept_for_ever(tmp_path: Path, dist:
 @pytest.mark.parametrize(
     "path",
     ["/assets/../../outside.js", "/assets/%2e%2e/%2e%2e/outside.js", "/..%2foutside.js", "//etc/passwd",
-     "/assets/link.js", "/secret.txt", "/assets", "/assets/", "/assets/m-1.js%00", "/assets/none.js", "/index.html/x", "/%2fetc%2fpasswd"],
+     "/assets/link.js", "/secret.txt", "/assets", "/assets/", "/assets/m-1.js%00", "/assets/none.js", "/index.html/x",
+     "/%2fetc%2fpasswd"],
 )  # fmt: skip
 def test_nothing_but_the_bundle_is_given(tmp_path: Path, dist: Path, path: str) -> None:
     with Monitor(settings(tmp_path), dist=dist) as monitor:
