@@ -23,7 +23,7 @@ ALLOWED = {
     "api": {"api", "queue", "store", "data", "rewards", "spec", "journal", "backends", "grpo"},
     "ci": {"ci", "api", "queue", "store", "data", "rewards", "spec", "journal", "backends", "grpo"},
     "watch": {"watch", "api", "queue", "store", "spec", "journal"},
-    "monitor": {"monitor", "api", "store", "spec", "journal"},
+    "monitor": {"monitor", "api", "queue", "store", "rewards", "spec", "journal"},
     "cli": {"cli", "ci", "api", "draft", "queue", "store", "data", "rewards", "spec", "journal", "watch", "monitor"},
 }
 """room → rooms it may import."""

@@ -11,8 +11,9 @@ import typer
 from runner.cli.options import HomeOption, JsonOption
 from runner.cli.out import Part, note, say, say_json
 from runner.cli.text import ago, clean_line, cut, duration, number, table
-from runner.cli.words import STYLES, WORDS
+from runner.cli.words import STYLES
 from runner.journal.states import Reason, State
+from runner.journal.words import WORDS
 from runner.store.rows import JobRow, RunRow
 
 DETAIL_WIDTH = 48

@@ -15,8 +15,9 @@ from typing import Any
 from runner.cli.out import Line, Part, say
 from runner.cli.progress import first_failure
 from runner.cli.text import arrow, clean, clean_line, count, duration, indent, number, plural, size, sparkline, table
-from runner.cli.words import ADVICE, badge, rewards_of, standing
+from runner.cli.words import badge, rewards_of, standing
 from runner.journal.states import Reason, State
+from runner.journal.words import ADVICE
 from runner.queue.home import Home, find_home
 from runner.store import queries
 from runner.store.rows import CheckpointRow, GroupRow, RunRow

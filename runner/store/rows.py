@@ -197,6 +197,24 @@ class CompletionRow:
     scores: dict[str, ScoreRow] = field(default_factory=dict[str, ScoreRow])
 
 
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    """One example and what came of it in one split of a run."""
+
+    example_id: int
+    prompt: str
+    prompt_length: int
+    """In characters."""
+    columns: str
+    """JSON text."""
+    completions: int
+    first_step: int
+    last_step: int
+    best: float | None
+    mean: float | None
+    """Of the rewards."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupRow:
     """The completions of one prompt at one step, in figures. Rewards of completions that left the group don't count."""
