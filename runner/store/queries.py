@@ -111,12 +111,6 @@ def queue(store: Store) -> list[QueuedRow]:
     return store.fetch(QueuedRow, sql)
 
 
-def live(store: Store) -> list[str]:
-    """Ids of the runs that processes of ours are working on."""
-    sql = "SELECT id FROM runs WHERE state IN ('starting', 'running') ORDER BY number"
-    return [run_id for (run_id,) in store.db.conn.execute(sql)]
-
-
 def held(store: Store, reasons: Collection[Reason]) -> list[RunRow]:
     """Runs that are held for one of these reasons and that no newer run of the job has followed."""
     marks = ", ".join("?" * len(reasons))
