@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,10 +39,29 @@ class TokenLosses:
 
 def log_probabilities(logits: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """log softmax(logits / temperature) at `ids`, and the entropy of that distribution (no gradient). Both [N, T]."""
-    logps = (logits / temperature).log_softmax(-1)
-    with torch.no_grad():
-        entropy = -(logps.exp() * logps).sum(-1)
-    return logps.gather(-1, ids.unsqueeze(-1)).squeeze(-1), entropy
+    scaled = logits if temperature == 1.0 else logits / temperature
+    logps, entropy = _Chosen.apply(scaled, ids.unsqueeze(-1))
+    return logps, entropy
+
+
+class _Chosen(torch.autograd.Function):
+    """x_o − log Σ e^x and the entropy of softmax(x), with d/dx = 1_o − softmax(x). torch's own log_softmax, gather and
+    exp would go over all of [N, T, vocabulary] three times as often, which is a good part of an update."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        p = x.softmax(-1)
+        total = x.logsumexp(-1)
+        ctx.save_for_backward(p, ids)
+        entropy = total - (p * x).sum(-1)
+        ctx.mark_non_differentiable(entropy)
+        return x.gather(-1, ids).squeeze(-1) - total, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        p, ids = ctx.saved_tensors
+        slope = slopes[0].unsqueeze(-1)
+        return (p * -slope).scatter_add_(-1, ids, slope), None
 
 
 def token_losses(stats: TokenStats, advantages: Tensor, grpo: Grpo) -> TokenLosses:

@@ -82,9 +82,18 @@ class Block(nn.Module):
         turned = _rotate(heads[:, : c.heads + c.kv_heads], rope)
         query, key = turned[:, : c.heads], turned[:, c.heads :]
         keys, values = memory.extend(layer, key, heads[:, c.heads + c.kv_heads :])
-        grouped = c.heads != c.kv_heads
-        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, enable_gqa=grouped)
+        mixed = _mix(query, keys, values, mask)
         return F.linear(mixed.transpose(1, 2).reshape(rows, length, c.heads * c.head_dim), self.out)
+
+
+def _mix(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention. One query a row, as in generation, is quicker as two plain products over the heads of a group."""
+    rows, heads, length, size = query.shape
+    groups = keys.shape[1]
+    if length > 1 or mask is None:
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, enable_gqa=heads != groups)
+    scores = torch.matmul(query.view(rows, groups, heads // groups, size), keys.transpose(2, 3)) * size**-0.5
+    return torch.matmul((scores + mask).softmax(-1), values).view(rows, heads, 1, size)
 
 
 def _rotate(x: Tensor, rope: KeyValue) -> Tensor:
