@@ -77,17 +77,17 @@ def _checks(checks: Sequence[Check]) -> str:
 
 def _curves(trial: Trial) -> Iterator[str]:
     """The reward, every function, and both again on held-out prompts."""
-    names = ["reward", *sorted(name for name in trial.metrics if _is_mean(name))]
-    names += ["eval/reward", *sorted(name for name in trial.metrics if _is_mean(name.removeprefix("eval/")))]
+    means = sorted(name for name in trial.metrics if is_mean(name))
     yield f"<h3>seed {trial.seed}</h3>\n"
-    for name in dict.fromkeys(names):
+    for name in ("reward", "eval/reward", *means):
         if series := trial.metrics.get(name):
             caption = f"{_text(name)}: {series[0][1]:.4g} → {series[-1][1]:.4g}"
             yield f"<figure>{svg.curve(series)}<figcaption>{caption}</figcaption></figure>\n"
 
 
-def _is_mean(name: str) -> bool:
-    return name.startswith("rewards/") and name.endswith("/mean")
+def is_mean(metric: str) -> bool:
+    """Whether it is a reward function's mean, in training or on held-out prompts."""
+    return metric.removeprefix("eval/").startswith("rewards/") and metric.endswith("/mean")
 
 
 def _completions(trial: Trial) -> Iterator[str]:

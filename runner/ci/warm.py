@@ -23,9 +23,6 @@ from typing import Any, Self
 from runner.journal.folder import RunFolder
 from runner.queue.local import Started
 
-MAX_REQUEST = 8192
-"""Bytes of a request; it holds two paths."""
-
 
 class WarmLost(Exception):
     """The warm process is gone; nothing can be started from it any more."""

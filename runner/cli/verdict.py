@@ -9,19 +9,20 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from runner.api import RunHandle
 from runner.ci import artifacts, github
 from runner.ci.checks import Check, Result, Trial, Verdict
 from runner.ci.halt import Halt
-from runner.ci.html import page
+from runner.ci.html import is_mean, page
 from runner.ci.junit import junit
 from runner.ci.place import shown
 from runner.cli import report
 from runner.cli.attend import follow
 from runner.cli.out import Line, note, say
-from runner.cli.text import clean, clean_line, table
+from runner.cli.text import clean, clean_line, number, table
 from runner.cli.words import EMULATED
 from runner.spec.errors import render
 
@@ -61,8 +62,11 @@ def show(result: Result, *, whole: bool) -> None:
     """The verdict of one job, to stdout: behind the report of its run (`whole`), or in a few lines."""
     if result.findings:
         return
+    several = len(result.trials) > 1
     for trial in result.trials:
-        _show_run(trial, whole=whole)
+        _show_run(trial, whole=whole and not several)
+    for line in _seeds(result.trials) if several else ():
+        say(*line)
     if whole and result.trials:
         say()
     if not result.trials:
@@ -78,6 +82,25 @@ def _show_run(trial: Trial, *, whole: bool) -> None:
     with trial.handle.reading() as store:
         facts = report.read(store, trial.run)
     report.show(facts, trial.handle.home)
+
+
+def _seeds(trials: Sequence[Trial]) -> Iterator[Line]:
+    """Where each seed ended, and the median: means of the last tenth of the steps, the last evaluation."""
+    names = [name for name in trials[0].metrics if name.removeprefix("eval/") == "reward" or is_mean(name)]
+    ends = [[_end(trial, name) for trial in trials] for name in names]
+    head = ("", *(f"seed {trial.seed}" for trial in trials), "median")
+    rows = [
+        (clean_line(name.removesuffix("/mean")), *map(number, values), number(median(known) if known else None))
+        for name, values in zip(names, ends, strict=True)
+        for known in [[value for value in values if value is not None]]
+    ]
+    for line in table([head, *rows], right=range(1, len(head))):
+        yield ["  ", line]
+
+
+def _end(trial: Trial, name: str) -> float | None:
+    found = report.change(trial.metrics.get(name, ()), 0.0 if name.startswith("eval/") else report.ENDS)
+    return found.last if found else None
 
 
 def _lines(result: Result) -> Iterator[Line]:

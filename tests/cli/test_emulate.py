@@ -150,6 +150,10 @@ def test_each_seed_is_a_run_and_the_median_is_judged(tmp_path: Path) -> None:
     assert len({run["digest"] for run in result["runs"]}) == 3
     assert "(median of " in row(result, "rewards/right/mean")["found"]
     assert verdicts(result)["run of seed 2"] == "passed"
+    shown = cli("emulate", "sums", "--seeds", "3,4", "--no-checks", cwd=tmp_path).stdout.splitlines()
+    [head] = [number for number, line in enumerate(shown) if line.split() == ["seed", "3", "seed", "4", "median"]]
+    name, first, second, middle = shown[head + 1].split()
+    assert name == "eval/reward" and float(middle) == pytest.approx((float(first) + float(second)) / 2, abs=1e-3)
 
 
 def test_a_folder_of_jobs_is_taken_side_by_side_and_counted(tmp_path: Path) -> None:
