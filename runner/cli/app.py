@@ -29,7 +29,7 @@ VERBS = {
     "rerun": ("queue", "Makes a new run of a run's job."),
     "diff": ("diff", "Compares two runs or job files."),
     "export": ("export", "Writes model, completions and metrics."),
-    "ui": ("ui", "Shows everything in a browser."),
+    "ui": ("ui", "Shows jobs, runs, completions and rewards in a browser."),
     "schema": ("schema", "Prints a JSON Schema."),
     "explain": ("schema", "Explains a field of job.yaml."),
     "doctor": ("doctor", "Says what this machine offers."),
