@@ -15,6 +15,8 @@ from runner.journal.states import Reason, State
 from runner.journal.words import WORDS
 from runner.monitor.openapi import openapi
 from runner.monitor.server import Monitor
+from runner.rewards import bundle
+from runner.spec.model import Reward
 from runner.store.rows import JobRow
 from runner.store.store import Store
 from tests.monitor.kit import CHROME, ask, get, record, settings
@@ -296,6 +298,27 @@ def test_the_sources_of_a_reward_version_by_its_hash_only(monitor: Monitor) -> N
     for name in ("v1", "../../../etc/passwd", "..%2f..", "0" * 63, "A" * 64, "0" * 64 + "%2f.."):
         assert ask(monitor, f"/api/v1/runs/countdown-1/versions/{name}").status in (404, 422), name
     assert ask(monitor, f"/api/v1/runs/countdown-1/versions/{'0' * 64}").code == "unknown"
+
+
+def test_a_reward_version_with_what_it_changed(tmp_path: Path) -> None:
+    built: list[bundle.Bundle] = []
+    for value in (1, 2):
+        source = tmp_path / f"v{value}"
+        source.mkdir()
+        (source / "rewards.py").write_text(f"def f(prompt, completion, example):\n    return {value}\n")
+        built.append(bundle.build({"f": Reward(fn="rewards.py:f")}, source))
+    changes = [builders.version(n, "active", n, one.sha256) for n, one in enumerate(built, 1)]
+    run_id = record(tmp_path, [builders.started(), *changes])
+    folders = [bundle.write(one, tmp_path / ".runner/runs" / run_id / "rewards") for one in built]
+    path = f"runs/{run_id}/versions/{built[1].sha256}"
+    with Monitor(settings(tmp_path)) as monitor:
+        found = get(monitor, path)
+        assert found["files"] == {"rewards.py": "def f(prompt, completion, example):\n    return 2\n"}
+        assert "-    return 1\n+    return 2\n" in found["diff_from_previous"]
+        (folders[1] / "rewards.py").write_text("changed since")
+        answer = ask(monitor, f"/api/v1/{path}")
+        assert (answer.status, answer.code) == (404, "unknown")
+        assert "its files have changed since it was written" in answer.json["detail"]
 
 
 def test_the_description_that_is_checked_in_is_current() -> None:
