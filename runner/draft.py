@@ -33,6 +33,7 @@ from runner.spec.model import (
     JobSpec,
     Limits,
     Lora,
+    Retry,
     Reward,
     Sandbox,
     Secret,
@@ -66,6 +67,8 @@ class Sections(TypedDict, total=False):
     limits: Limits | Mapped
     reload: Literal["auto", "ask", "off"]
     priority: int
+    after: Sequence[str]
+    retry: Retry | Mapped
     labels: Mapping[str, str]
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
+from runner.spec.mishaps import Fault
 from runner.spec.sandbox import Budget, Ports, RateLimit, Retries, Sandbox, Secret, VariableName
 from runner.spec.section import Count, Name, NotNegative, Positive, Problem, Section, Share, Text, nonsense
 
@@ -237,17 +238,6 @@ class Limits(Section):
     """Wall time over all attempts: `90s`, `30m`, `12h`, `2d`."""
     max_tokens: Count | None = None
     """Generated tokens."""
-
-
-class Fault(Section):
-    """Something that goes wrong on purpose, once: in the first attempt that comes to the step."""
-
-    at_step: Count
-    """Step in whose middle it happens: completions are scored, weights not yet updated."""
-    kind: Literal["crash", "kill", "hang", "nan", "out_of_memory", "disk_full", "slow_step", "lost_reward_worker"]
-    """`crash`: the trainer aborts. `kill`: it is killed. `hang`: it stands still. `nan`: the update is not a number. `lost_reward_worker`: a reward process is killed under its calls."""  # noqa: E501
-    seconds: Positive = 1.0
-    """How long a `slow_step` takes more."""
 
 
 class Retry(Section):
