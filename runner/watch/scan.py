@@ -157,8 +157,9 @@ class Scan:
             del self._folders[name]
 
     def _job_files(self, entry: os.DirEntry[str]) -> list[tuple[Path, bool]]:
-        """The job files in a folder, and whether a link leads there. It is listed again only when its own mark has changed: that is when
-        entries come or go. (A change in the same tick of the file system's clock as the listing would go unseen.)"""
+        """The job files in a folder, and whether a link leads there. It is listed again only when its own mark has
+        changed: that is when entries come or go. (A change in the same tick of the file system's clock as the listing
+        would go unseen, so a young listing is made anew.)"""
         try:
             mark = _mark(entry.stat())
             known = self._folders.get(entry.name)
