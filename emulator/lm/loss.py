@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -40,8 +41,8 @@ class TokenLosses:
 def log_probabilities(logits: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """log softmax(logits / temperature) at `ids`, and the entropy of that distribution (no gradient). Both [N, T]."""
     scaled = logits if temperature == 1.0 else logits / temperature
-    logps, entropy = _Chosen.apply(scaled, ids.unsqueeze(-1))
-    return logps, entropy
+    chosen = cast(Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], _Chosen.apply)  # pyright: ignore[reportUnknownMemberType]
+    return chosen(scaled, ids.unsqueeze(-1))
 
 
 class _Chosen(torch.autograd.Function):
