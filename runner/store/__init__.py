@@ -11,7 +11,7 @@ def _load_sqlite_utils() -> None:
     absent = [name for name in ("pandas", "numpy") if name not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))  # pyright: ignore  # None: an import raises ImportError
     try:
-        import sqlite_utils.db  # pyright: ignore[reportUnusedImport]
+        import sqlite_utils.db  # noqa: F401  # pyright: ignore[reportUnusedImport]
     finally:
         for name in absent:
             del sys.modules[name]

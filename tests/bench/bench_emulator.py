@@ -6,6 +6,7 @@ Everything in turn in one run, one thread each; ratios are what a change is judg
 are timed in seconds of the processor, so that whatever else the machine does counts less; whole runs by the clock.
 """
 
+# ruff: noqa: E501
 from __future__ import annotations
 
 import json
