@@ -21,9 +21,23 @@ ALLOWED = {
     "queue": {"queue", "store", "data", "rewards", "spec", "journal"},
     "draft": {"draft", "queue", "rewards", "spec", "journal"},
     "api": {"api", "queue", "store", "data", "rewards", "spec", "journal", "backends", "grpo"},
+    "preview": {"preview", "api", "queue", "store", "data", "rewards", "spec", "journal", "backends", "grpo"},
     "watch": {"watch", "api", "queue", "store", "spec", "journal"},
     "monitor": {"monitor", "api", "store", "spec", "journal"},
-    "cli": {"cli", "api", "draft", "queue", "store", "data", "rewards", "spec", "journal", "watch", "monitor"},
+    "cli": {
+        "cli",
+        "api",
+        "preview",
+        "draft",
+        "queue",
+        "store",
+        "data",
+        "rewards",
+        "spec",
+        "journal",
+        "watch",
+        "monitor",
+    },
 }
 """room → rooms it may import."""
 

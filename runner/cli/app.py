@@ -27,6 +27,7 @@ VERBS = {
     "cancel": ("queue", "Ends a run for good."),
     "resume": ("queue", "Goes on with a held run."),
     "rerun": ("queue", "Makes a new run of a run's job."),
+    "reward": ("reward", "Tries reward functions, and scores again."),
     "diff": ("diff", "Compares two runs or job files."),
     "export": ("export", "Writes model, completions and metrics."),
     "schema": ("schema", "Prints a JSON Schema."),
@@ -36,6 +37,9 @@ VERBS = {
 }
 """verb → module of this package that has a function of that name, and what the list of verbs says of it (the first
 sentence of the function's help, so that the list imports nothing)."""
+
+GROUPS = {"db", "reward"}
+"""Verbs with verbs of their own."""
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -50,7 +54,7 @@ class Verbs(TyperGroup):
         if cmd_name not in VERBS:
             return None
         found = getattr(import_module(f"runner.cli.{VERBS[cmd_name][0]}"), cmd_name)
-        return found() if cmd_name == "db" else command(cmd_name, found)
+        return found() if cmd_name in GROUPS else command(cmd_name, found)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):

@@ -134,7 +134,7 @@ class Run:
         began = time.monotonic()
         scores = self._scorer.score([_call(group) for group in groups], step=step, split=split)
         optimised = [i for i, function in enumerate(self._scorer.functions) if function.weight != 0]
-        values = [_optimised_values(row, optimised, self._scorer.functions) for row in scores]
+        values = [optimised_values(row, optimised, self._scorer.functions) for row in scores]
         weights = tuple(self._scorer.functions[i].weight for i in optimised)
         rewards = weighted_rewards(values, weights)
         scored = Scored(
@@ -303,7 +303,7 @@ def _call(group: Group) -> GroupCall:
     )
 
 
-def _optimised_values(
+def optimised_values(
     row: Sequence[Score], optimised: Sequence[int], functions: Sequence[Function]
 ) -> list[float | None]:
     """Values of the optimised functions; all None when one of them failed and the completion leaves its group."""

@@ -114,11 +114,12 @@ def read(folder: Path) -> Bundle:
 
 def columns_read(bundle: Bundle) -> list[ColumnRead]:
     """The dataset columns that the reward functions read by a literal name."""
-    found: list[ColumnRead] = []
-    for function in bundle.functions:
-        tree = parse(function.file, bundle.sources[function.file])
-        found += columns_of(tree, function.attribute, function.file)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(read for function in bundle.functions for read in columns_of_function(bundle, function)))
+
+
+def columns_of_function(bundle: Bundle, function: Function) -> list[ColumnRead]:
+    """The dataset columns that one function reads by a literal name."""
+    return columns_of(parse(function.file, bundle.sources[function.file]), function.attribute, function.file)
 
 
 def _function(name: str, reward: Reward) -> Function:

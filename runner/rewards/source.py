@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from runner.spec.errors import Finding
+from runner.spec.errors import Finding, JobError
 
 SIGNATURE = "def {name}(prompt, completion, example)"
 TAKEN = sys.stdlib_module_names | {"__main__"}
@@ -91,6 +91,24 @@ def check_function(tree: ast.Module, name: str, path: str, folder: Path) -> Find
         line=node.lineno,
         column=node.col_offset + 1,
     )
+
+
+def reward_functions(path: Path) -> list[str]:
+    """Names of the functions of a file that can be called as rewards: public, undecorated or not, right parameters.
+
+    Raises JobError when it is no Python or has none.
+    """
+    try:
+        tree = parse(path.name, _read(path.parent, path.name), path.parent)
+    except SourceError as error:
+        raise JobError([error.finding]) from None
+    nodes = [node for node in tree.body if isinstance(node, FunctionNode) and not node.name.startswith("_")]
+    names = [node.name for node in nodes if node.name != "setup" and _arity_problem(node.args) is None]
+    if not names:
+        hint = f"a reward is `{SIGNATURE.format(name='score')}`"
+        message = f"{path.name} has no function that could be a reward"
+        raise JobError([Finding(code="reward-missing", message=message, hint=hint, file=str(path), line=1)])
+    return names
 
 
 def columns_of(tree: ast.Module, name: str, path: str) -> list[ColumnRead]:
