@@ -121,7 +121,7 @@ def try_rewards(
     subject = _subject(target, overrides, home)
     origin, groups = _groups(subject, completions, run, rows, n, home)
     if debug:
-        scores, again = score_here(subject.bundle, subject.folder, groups), None
+        scores, again = score_here(subject.bundle, subject.folder, groups), []
     else:
         with _host(subject) as host:
             scores, again = (host.score(groups, step=0, split="train") for _ in range(TRIED_TWICE))
@@ -129,7 +129,7 @@ def try_rewards(
     figures = [
         function_figures(
             [row[f] for row in scores],
-            again and [row[f] for row in again],
+            [row[f] for row in again] or None,
             sizes,
             weight=function.weight,
             columns=list(dict.fromkeys(item.column for item in bundle.columns_of_function(subject.bundle, function))),
@@ -193,8 +193,8 @@ def _plain_rows(file: Path) -> list[Mapping[str, Any]]:
 
 def _texts(row: Mapping[str, Any]) -> list[str]:
     """A row's completions: of its column `completions`, else `completion`."""
-    found = row.get("completions", row.get("completion"))
-    texts: list[Any] = found if isinstance(found, list) else [found]
+    found: Any = row.get("completions", row.get("completion"))
+    texts: list[Any] = found if isinstance(found, list) else [found]  # pyright: ignore[reportUnknownVariableType]
     return [text for text in texts if isinstance(text, str)]
 
 

@@ -37,6 +37,10 @@ class Function:
     timeout: float
     """Seconds one call may take."""
     on_error: OnError
+    clip: Sequence[float] | None = None
+    """Least and greatest value."""
+    only_if: str | None = None
+    """Condition over other functions' values under which it is called (`runner.spec.gate`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +136,8 @@ def _function(name: str, reward: Reward) -> Function:
         trusted=reward.trusted,
         timeout=reward.timeout,
         on_error=reward.on_error,
+        clip=reward.clip,
+        only_if=reward.only_if,
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from runner.rewards.bundle import Function
 from runner.rewards.contract import GroupCall, Outcome, Score
 from runner.rewards.frames import Answer, clean, encode
+from runner.rewards.gate import Gates, clipped
 
 MESSAGE_SECONDS = 0.02
 """Expected work in one message: long enough to hide the round trip, short enough to keep workers evenly busy."""
@@ -47,11 +48,15 @@ class Batch:
         places = [(group, index) for group, call in enumerate(groups) for index in range(len(call.completions))]
         self._scores: list[Score | None] = [None] * (len(places) * len(functions))
         self._open = len(self._scores)
-        self.waiting = deque(
+        self._gates = Gates(functions)
+        calls = [
             Call(row * len(functions) + function, group, index, function)
             for row, (group, index) in enumerate(places)
             for function in range(len(functions))
-        )
+        ]
+        self.waiting = deque(call for call in calls if not self._gates.holds_back(call.function))
+        self._held = {call.number: call for call in calls if self._gates.holds_back(call.function)}
+        """Calls that wait for other functions' scores of their completion."""
         self.alone: deque[Call] = deque()
         """Calls whose worker died: each is tried once more in a fresh worker with nothing before it."""
 
@@ -118,7 +123,7 @@ class Batch:
             output=said.output and clean(said.output),
             seconds=said.seconds,
         )
-        self._set(call, score)
+        self._set(call, clipped(score, self._functions[call.function].clip))
 
     def fail(self, call: Call, outcome: Outcome, error: str, output: str | None = None, seconds: float = 0.0) -> None:
         """The score of a call that no worker can answer any more."""
@@ -147,6 +152,24 @@ class Batch:
         self._scores[call.number] = score
         self._open -= 1
         self._count_hangs(call.function, score.outcome)
+        self._decide_gates(call)
+
+    def _decide_gates(self, call: Call) -> None:
+        """Lets go, or answers, the calls on the same completion that waited for this score."""
+        start = call.number - call.function
+        row = self._scores[start : start + len(self._functions)]
+        for function in self._gates.after(call.function):
+            held = self._held.get(start + function)
+            verdict = self._gates.verdict(function, row) if held else None
+            if held is None or verdict is None:
+                continue
+            del self._held[held.number]
+            if verdict is not True:
+                self._set(held, verdict)
+            elif self._hangs[function] >= self._give_up:
+                self.fail(held, Outcome.TIMEOUT, self._not_started())
+            else:
+                self.waiting.append(held)
 
     def _count_hangs(self, function: int, outcome: Outcome) -> None:
         if outcome is not Outcome.TIMEOUT:
@@ -161,4 +184,7 @@ class Batch:
         dropped = [call for call in self.waiting if call.function == function]
         self.waiting = deque(call for call in self.waiting if call.function != function)
         for call in dropped:
-            self.fail(call, Outcome.TIMEOUT, f"not started: {self._give_up} calls in a row timed out")
+            self.fail(call, Outcome.TIMEOUT, self._not_started())
+
+    def _not_started(self) -> str:
+        return f"not started: {self._give_up} calls in a row timed out"

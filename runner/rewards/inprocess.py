@@ -6,9 +6,7 @@ For looking into a function only: no isolation, no deadline, no version. Whateve
 from __future__ import annotations
 
 import bdb
-import copy
 import importlib
-import inspect
 import json
 import sys
 import tempfile
@@ -19,23 +17,26 @@ from pathlib import Path
 from typing import Any
 
 from runner.rewards.bundle import Bundle, Function
-from runner.rewards.contract import GroupCall, Outcome, Score
+from runner.rewards.calls import Batch, Call
+from runner.rewards.contract import GroupCall, Score
+from runner.rewards.frames import Answer
 from runner.rewards.source import module_name
 from runner.rewards.worker import Ctx, call, seed_generators
+from runner.rewards.zygote import takes_ctx
+
+Loaded = Callable[..., Any]
 
 
 def score_here(bundle: Bundle, folder: Path, groups: Sequence[GroupCall]) -> list[list[Score]]:
     """As `RewardHost.score`: [n completions, group-major][F]. Raises what the import raises, and `bdb.BdbQuit`."""
+    pace = [0.0] * len(bundle.functions)
+    batch = Batch(groups, bundle.functions, step=0, split="train", give_up=1)
     with _importable(bundle, folder):
-        functions = [_loaded(function) for function in bundle.functions]
-        return [
-            [
-                _score(function, loaded, group, number, index, f"{folder}/")
-                for function, loaded in zip(bundle.functions, functions, strict=True)
-            ]
-            for number, group in enumerate(groups)
-            for index in range(len(group.completions))
-        ]
+        loaded = [_loaded(function) for function in bundle.functions]
+        while not batch.is_done:
+            for item in batch.take(pace, prefetch=False):
+                batch.record(item, _answer(item, bundle, loaded[item.function], groups, f"{folder}/"))
+    return batch.scores()
 
 
 @contextmanager
@@ -55,32 +56,29 @@ def _importable(bundle: Bundle, folder: Path) -> Generator[None]:
                 sys.modules.pop(module_name(path), None)
 
 
-def _loaded(function: Function) -> Callable[..., Any]:
+def _loaded(function: Function) -> Loaded:
     return getattr(importlib.import_module(module_name(function.file)), function.attribute)
 
 
-def _score(
-    function: Function, loaded: Callable[..., Any], group: GroupCall, number: int, index: int, folder: str
-) -> Score:
+def _answer(item: Call, bundle: Bundle, loaded: Loaded, groups: Sequence[GroupCall], folder: str) -> Answer:
+    group = groups[item.group]
     example = json.loads(json.dumps(dict(group.example), default=str))
     keywords: dict[str, Any] = {}
-    if "ctx" in inspect.signature(loaded).parameters:
+    if takes_ctx(loaded):
         messages = [dict(message) for message in group.messages] if group.messages else None
-        keywords["ctx"] = Ctx(0, "train", messages, group.finish[index] if group.finish else None)
-    seed_generators(f"0/0/train/{number}/{index}/{function.name}")
+        keywords["ctx"] = Ctx(0, "train", messages, group.finish[item.index] if group.finish else None)
+    seed_generators(f"0/0/train/{item.group}/{item.index}/{bundle.functions[item.function].name}")
     quits: list[bdb.BdbQuit] = []
 
     def watched(*arguments: Any, **named: Any) -> Any:
         try:
             return loaded(*arguments, **named)
-        except bdb.BdbQuit as quit_:
-            quits.append(quit_)
+        except bdb.BdbQuit as error:
+            quits.append(error)
             raise
 
     began = time.perf_counter()
-    arguments = (group.prompt, group.completions[index], copy.deepcopy(example))
-    outcome, value, reason, error = call(watched, arguments, keywords, folder)
+    said = call(watched, (group.prompt, group.completions[item.index], example), keywords, folder)
     if quits:
         raise quits[0]
-    seconds = time.perf_counter() - began
-    return Score(name=function.name, value=value, outcome=Outcome(outcome), reason=reason, error=error, seconds=seconds)
+    return Answer(item.number, *said, None, time.perf_counter() - began)  # pyright: ignore[reportArgumentType]

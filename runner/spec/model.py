@@ -22,6 +22,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from runner.spec.gate import FORM, GateError, find_cycle, parse_gate
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -103,6 +105,17 @@ class Reward(Section):
     """Seconds one call may take before it is stopped and recorded as `timeout`."""
     on_error: Literal["mask", "zero", "fail"] = "mask"
     """A failed call: `mask` takes the completion out of its group, `zero` scores 0 (Predibase's rule), `fail` stops the run."""  # noqa: E501
+    clip: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """Least and greatest value, as `[0, 1]`: what the function gives beyond them counts as the bound."""
+    only_if: Text | None = None
+    """Condition over other rewards of the completion, as `format > 0 and length <= 200`. Where it doesn't hold the function isn't called and adds nothing."""  # noqa: E501
+
+    @field_validator("clip")
+    @classmethod
+    def _clip_is_a_range(cls, value: list[float] | None) -> list[float] | None:
+        if value is not None and value[0] >= value[1]:
+            raise nonsense(Problem("", f"[{value[0]:g}, {value[1]:g}] is no range", "write the lesser bound first"))
+        return value
 
 
 class Grpo(Section):
@@ -320,6 +333,32 @@ def _something_is_optimised(rewards: dict[str, Reward]) -> dict[str, Reward]:
     return rewards
 
 
+def _gates_are_sound(rewards: dict[str, Reward]) -> dict[str, Reward]:
+    gated = {name: reward.only_if for name, reward in rewards.items() if reward.only_if is not None}
+    needs: dict[str, set[str]] = {}
+    problems: list[Problem] = []
+    for name, text in gated.items():
+        try:
+            needs[name] = set(parse_gate(text).names())
+        except GateError as error:
+            problems.append(Problem(f"{name}.only_if", str(error), FORM))
+    for name, needed in needs.items():
+        problems += [_unknown_reward(name, other, rewards) for other in sorted(needed - set(rewards))]
+    cycle = [] if problems else find_cycle(needs)
+    if cycle:
+        told = f"waits for itself: {' → '.join(cycle)}" if len(cycle) > 2 else "waits for its own value"
+        problems.append(Problem(f"{cycle[0]}.only_if", told, "name rewards that don't depend on it"))
+    if problems:
+        raise nonsense(*problems)
+    return rewards
+
+
+def _unknown_reward(name: str, other: str, rewards: Mapping[str, Reward]) -> Problem:
+    near = difflib.get_close_matches(other, rewards, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else f"rewards: {', '.join(rewards)}"
+    return Problem(f"{name}.only_if", f"there is no reward named `{other}`", hint)
+
+
 class JobSpec(Section):
     """One reinforcement fine-tuning job."""
 
@@ -337,6 +376,7 @@ class JobSpec(Section):
         dict[Name, Reward],
         Field(min_length=1, json_schema_extra={"additionalProperties": False}),
         AfterValidator(_something_is_optimised),
+        AfterValidator(_gates_are_sound),
     ]
     """Reward functions by name; the name stands in metrics, graphs and tables."""
     grpo: Grpo = Grpo()
