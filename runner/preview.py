@@ -254,8 +254,15 @@ def _emulated(subject: Subject, job: JobSpec, examples: Sequence[Example], n: in
     prompts: Sequence[Any] = [example.prompt for example in examples]
     drawn = load_backend("emulator").generate(small, None, prompts, n)
     made = [_group(example, [item.text for item in items]) for example, items in zip(examples, drawn, strict=True)]
-    finish = [[item.finish for item in items] for items in drawn]
-    return [replace(group, finish=ends) for group, ends in zip(made, finish, strict=True) if group]
+    return [
+        replace(
+            group,
+            finish=[item.finish for item in items],
+            tokens=[item.ids or item.n_tokens for item in items],
+        )
+        for group, items in zip(made, drawn, strict=True)
+        if group
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------- scoring again
@@ -330,6 +337,7 @@ def _recorded(
                 example=json.loads(columns),
                 completions=[row.completion for row in members],
                 finish=[row.finish_reason for row in members],
+                tokens=[row.n_tokens for row in members],
                 messages=messages.get(members[0].example_id),
             )
         )

@@ -137,7 +137,8 @@ class LmPolicy:
     def _completion(self, tokens: list[int]) -> Completion:
         ended = tokens[-1] in self._end
         text = self._tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
-        return Completion(text=text, n_tokens=len(tokens), finish="eos" if ended else "length")
+        finish = "eos" if ended else "length"
+        return Completion(text=text, n_tokens=len(tokens), finish=finish, ids=tuple(tokens))
 
     # Learning
 

@@ -300,6 +300,7 @@ def _call(group: Group) -> GroupCall:
         completions=[completion.text for completion in group.completions],
         finish=[completion.finish for completion in group.completions],
         messages=messages,  # pyright: ignore[reportArgumentType]
+        tokens=[completion.ids or completion.n_tokens for completion in group.completions],
     )
 
 

@@ -16,7 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from runner.rewards import styles
 from runner.rewards.source import ColumnRead, SourceError, check_function, collect, columns_of, module_name, parse
+from runner.rewards.styles import Batch, Style
 from runner.spec.errors import Finding, JobError
 from runner.spec.model import Reward
 
@@ -41,6 +43,16 @@ class Function:
     """Least and greatest value."""
     only_if: str | None = None
     """Condition over other functions' values under which it is called (`runner.spec.gate`)."""
+    style: Style = "runner"
+    batch: Batch = "one"
+    """`group`: called once for each group; its completions share the call's fate."""
+    adapter: str = ""
+    """The generated file through which it is called; empty: it is called as it stands."""
+
+    @property
+    def module(self) -> str:
+        """What workers import."""
+        return module_name(self.adapter or self.file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +83,10 @@ def build(rewards: Mapping[str, Reward], folder: Path) -> Bundle:
             findings.append(error.finding)
             continue
         tree = parse(path, sources[path], folder)
-        names = dict.fromkeys(function.attribute for function in functions if function.file == path)
-        findings += [found for name in names if (found := check_function(tree, name, path, folder))]
+        here = [function for function in functions if function.file == path]
+        checked = [check_function(tree, item.attribute, path, folder, item.style) for item in here]
+        findings += [found for found in checked if found is not None]
+    sources |= {path: source for function in functions for path, source in _stub(function).items()}
     if findings:
         raise JobError(list(dict.fromkeys(findings)))
     return _bundle(functions, sources)
@@ -90,7 +104,7 @@ def write(bundle: Bundle, folder: Path) -> Path:
         (building / path).write_bytes(source)
     content = {
         "sha256": bundle.sha256,
-        "functions": [{**asdict(function), "module": module_name(function.file)} for function in bundle.functions],
+        "functions": [{**asdict(function), "module": function.module} for function in bundle.functions],
         "sources": sorted(bundle.sources),
     }
     (building / "bundle.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -123,14 +137,27 @@ def columns_read(bundle: Bundle) -> list[ColumnRead]:
 
 def columns_of_function(bundle: Bundle, function: Function) -> list[ColumnRead]:
     """The dataset columns that one function reads by a literal name."""
-    return columns_of(parse(function.file, bundle.sources[function.file]), function.attribute, function.file)
+    tree = parse(function.file, bundle.sources[function.file])
+    return columns_of(tree, function.attribute, function.file, function.style)
+
+
+def _stub(function: Function) -> dict[str, bytes]:
+    """The generated sources of a function of another style."""
+    if not function.adapter:
+        return {}
+    own = module_name(function.file)
+    return styles.stub(function.file, function.attribute, own, function.style, function.batch)[1]
 
 
 def _function(name: str, reward: Reward) -> Function:
     path, _, attribute = reward.fn.rpartition(":")
+    file = path.removeprefix("./")
+    adapter = ""
+    if reward.style != "runner":
+        adapter, _ = styles.stub(file, attribute, module_name(file), reward.style, reward.batch)
     return Function(
         name=name,
-        file=path.removeprefix("./"),
+        file=file,
         attribute=attribute,
         weight=reward.weight,
         trusted=reward.trusted,
@@ -138,6 +165,9 @@ def _function(name: str, reward: Reward) -> Function:
         on_error=reward.on_error,
         clip=reward.clip,
         only_if=reward.only_if,
+        style=reward.style,
+        batch=reward.batch,
+        adapter=adapter,
     )
 
 

@@ -54,6 +54,7 @@ class Batch:
             for row, (group, index) in enumerate(places)
             for function in range(len(functions))
         ]
+        calls.sort(key=lambda call: (call.group, self._whole(call) and call.function + 1))
         self.waiting = deque(call for call in calls if not self._gates.holds_back(call.function))
         self._held = {call.number: call for call in calls if self._gates.holds_back(call.function)}
         """Calls that wait for other functions' scores of their completion."""
@@ -76,6 +77,8 @@ class Batch:
         With `prefetch`, for a worker that is still at work: none if the next call is slow and may find an idle worker.
         """
         taken: list[Call] = []
+        if self.waiting and self._whole(self.waiting[0]):
+            return self._take_whole_group()
         if prefetch and self.waiting and pace[self.waiting[0].function] > MESSAGE_SECONDS:
             return taken
         seconds, size = 0.0, 0
@@ -84,8 +87,20 @@ class Batch:
             seconds += pace[call.function]
             size += len(self._groups[call.group].completions[call.index])
             full = seconds > MESSAGE_SECONDS or size > MESSAGE_BYTES or (taken and call.group != taken[0].group)
-            if taken and full:
+            if taken and (full or self._whole(call)):
                 break
+            taken.append(self.waiting.popleft())
+        return taken
+
+    def _whole(self, call: Call) -> bool:
+        """Whether its function is called once for the whole group."""
+        return self._functions[call.function].batch == "group"
+
+    def _take_whole_group(self) -> list[Call]:
+        """The group's waiting calls of one function: a message of their own, however long it takes."""
+        first = self.waiting[0]
+        taken: list[Call] = []
+        while self.waiting and (self.waiting[0].group, self.waiting[0].function) == (first.group, first.function):
             taken.append(self.waiting.popleft())
         return taken
 
@@ -101,7 +116,7 @@ class Batch:
         group = self._groups[calls[0].group]
         indices = list(dict.fromkeys(call.index for call in calls))
         finish = group.finish or (None,) * len(group.completions)
-        request = {
+        request: dict[str, object] = {
             **self._place,
             "group": calls[0].group,
             "prompt": group.prompt,
@@ -110,6 +125,12 @@ class Batch:
             "completions": [[index, group.completions[index], finish[index]] for index in indices],
             "calls": [[call.number, call.function, indices.index(call.index)] for call in calls],
         }
+        if any(self._functions[call.function].style == "trl" for call in calls):
+            tokens = group.tokens or (None,) * len(group.completions)
+            request["tokens"] = [tokens[index] for index in indices]
+            if self._whole(calls[0]):
+                members = [[text, ids] for text, ids in zip(group.completions, tokens, strict=True)]
+                request["whole"] = {"number": calls[0].group, "completions": members}
         return encode(request)
 
     def record(self, call: Call, said: Answer) -> None:
@@ -127,7 +148,14 @@ class Batch:
 
     def fail(self, call: Call, outcome: Outcome, error: str, output: str | None = None, seconds: float = 0.0) -> None:
         """The score of a call that no worker can answer any more."""
-        score = Score(
+        self._set(call, self._failed(call, outcome, error, output, seconds))
+        if self._whole(call):
+            self._fail_rest_of_group(call, outcome, error)
+
+    def _failed(
+        self, call: Call, outcome: Outcome, error: str, output: str | None = None, seconds: float = 0.0
+    ) -> Score:
+        return Score(
             name=self._functions[call.function].name,
             value=None,
             outcome=outcome,
@@ -135,14 +163,23 @@ class Batch:
             output=output and clean(output),
             seconds=seconds,
         )
-        self._set(call, score)
+
+    def _fail_rest_of_group(self, call: Call, outcome: Outcome, error: str) -> None:
+        """A call for a whole group is not tried again for each of its completions."""
+        place = (call.group, call.function)
+        rest = [other for other in (*self.waiting, *self.alone) if (other.group, other.function) == place]
+        self.waiting = deque(other for other in self.waiting if other not in rest)
+        self.alone = deque(other for other in self.alone if other not in rest)
+        for other in rest:
+            self._set(other, self._failed(other, outcome, error))
 
     def fail_waiting(self, error: str) -> None:
         """Records what waits as our own failure: there is no way to run it."""
-        for call in [*self.waiting, *self.alone]:
-            self.fail(call, Outcome.INFRASTRUCTURE, error)
+        calls = [*self.waiting, *self.alone]
         self.waiting.clear()
         self.alone.clear()
+        for call in calls:
+            self.fail(call, Outcome.INFRASTRUCTURE, error)
 
     def _set(self, call: Call, score: Score) -> None:
         """The one score of the call. `on_error: zero` gives an error its 0.0 here."""

@@ -61,3 +61,5 @@ class GroupCall:
     """`eos` or `length` for each completion."""
     messages: Sequence[Mapping[str, str]] | None = None
     """The prompt's chat turns, where it has them."""
+    tokens: Sequence[Sequence[int] | int] = field(default_factory=tuple[int, ...])
+    """Of each completion the token ids, or their number where the ids were not kept."""

@@ -57,7 +57,18 @@ def _importable(bundle: Bundle, folder: Path) -> Generator[None]:
 
 
 def _loaded(function: Function) -> Loaded:
-    return getattr(importlib.import_module(module_name(function.file)), function.attribute)
+    return getattr(importlib.import_module(function.module), function.attribute)
+
+
+def _ctx(group: GroupCall, item: Call) -> Ctx:
+    messages = [dict(message) for message in group.messages] if group.messages else None
+    tokens = group.tokens or [None] * len(group.completions)
+    ctx = Ctx(0, "train", messages, group.finish[item.index] if group.finish else None)
+    given = tokens[item.index]
+    ctx.tokens = given if given is None or isinstance(given, int) else list(given)
+    members = [[text, ids] for text, ids in zip(group.completions, tokens, strict=True)]
+    ctx.group = {"number": item.group, "index": item.index, "completions": members}
+    return ctx
 
 
 def _answer(item: Call, bundle: Bundle, loaded: Loaded, groups: Sequence[GroupCall], folder: str) -> Answer:
@@ -65,8 +76,7 @@ def _answer(item: Call, bundle: Bundle, loaded: Loaded, groups: Sequence[GroupCa
     example = json.loads(json.dumps(dict(group.example), default=str))
     keywords: dict[str, Any] = {}
     if takes_ctx(loaded):
-        messages = [dict(message) for message in group.messages] if group.messages else None
-        keywords["ctx"] = Ctx(0, "train", messages, group.finish[item.index] if group.finish else None)
+        keywords["ctx"] = _ctx(group, item)
     seed_generators(f"0/0/train/{item.group}/{item.index}/{bundle.functions[item.function].name}")
     quits: list[bdb.BdbQuit] = []
 

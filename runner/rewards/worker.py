@@ -52,7 +52,7 @@ class Loaded(Protocol):
 class Ctx:
     """What a reward gets as `ctx` if it takes one."""
 
-    __slots__ = ("finish", "messages", "split", "step")
+    __slots__ = ("finish", "group", "messages", "split", "step", "tokens")
 
     def __init__(self, step: int, split: str, messages: list[dict[str, str]] | None, finish: str | None) -> None:
         self.step = step
@@ -63,6 +63,11 @@ class Ctx:
         """The prompt's chat turns, or None where it is plain text."""
         self.finish = finish
         """`eos`, or `length` where the completion was cut; None if unknown."""
+        self.tokens: list[int] | int | None = None
+        """The completion's token ids, or their number, for functions of TRL's style."""
+        self.group: dict[str, Any] | None = None
+        """For `batch: group`: `number` and `index`, and all `completions` as [text, tokens]; one object for all calls
+        of a message."""
 
 
 # ---------------------------------------------------------------------------------------------------- texts
@@ -348,7 +353,11 @@ def _answer(loaded: Loaded, request: dict[str, Any], index: int, position: int, 
     keywords: dict[str, Any] = {}
     if loaded.takes_ctx[index]:
         messages = json.loads(request["messages"])
-        keywords["ctx"] = Ctx(request["step"], request["split"], messages, finish)
+        ctx = keywords["ctx"] = Ctx(request["step"], request["split"], messages, finish)
+        ctx.tokens = request["tokens"][position] if "tokens" in request else None
+        ctx.group = request.get("whole")
+        if ctx.group is not None:
+            ctx.group["index"] = number
     return call(loaded.functions[index], arguments, keywords, loaded.folder)
 
 

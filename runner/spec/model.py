@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast
 
 from pydantic import (
     AfterValidator,
@@ -109,6 +109,25 @@ class Reward(Section):
     """Least and greatest value, as `[0, 1]`: what the function gives beyond them counts as the bound."""
     only_if: Text | None = None
     """Condition over other rewards of the completion, as `format > 0 and length <= 200`. Where it doesn't hold the function isn't called and adds nothing."""  # noqa: E501
+
+    style: Literal["runner", "trl", "predibase", "verl"] = "runner"
+    """How the function is called. `trl`: lists by keyword. `predibase`: all-text examples, what is no number counts as 0. `verl`: `compute_score(data_source, solution_str, ground_truth, extra_info)`."""  # noqa: E501
+    batch: Literal["one", "group"] = "one"
+    """`group` (style `trl`): one call for each group; when it fails, every completion of the group has failed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _predibase_counts_errors_as_zero(cls, value: Any) -> Any:
+        fields: dict[str, Any] = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+        return {"on_error": "zero", **fields} if fields.get("style") == "predibase" else cast(Any, value)
+
+    @model_validator(mode="after")
+    def _groups_are_for_trl(self) -> Self:
+        if self.batch == "group" and self.style != "trl":
+            raise nonsense(Problem("batch", f"style `{self.style}` takes one completion", "write `style: trl`"))
+        if self.batch == "group" and self.only_if is not None:
+            raise nonsense(Problem("only_if", "a whole group is called at once", "remove `batch: group`"))
+        return self
 
     @field_validator("clip")
     @classmethod
