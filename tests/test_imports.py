@@ -22,6 +22,8 @@ ALLOWED = {
     "draft": {"draft", "queue", "rewards", "spec", "journal"},
     "api": {"api", "queue", "store", "data", "rewards", "spec", "journal", "backends", "grpo"},
     "preview": {"preview", "api", "queue", "store", "data", "rewards", "spec", "journal", "backends", "grpo"},
+    "testing": {"testing", "rewards", "spec", "journal"},
+    "pytest_plugin": {"pytest_plugin", "testing", "queue", "rewards", "spec", "journal"},
     "watch": {"watch", "api", "queue", "store", "spec", "journal"},
     "monitor": {"monitor", "api", "store", "spec", "journal"},
     "cli": {

@@ -10,7 +10,10 @@ import ast
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal
+
+from runner.spec.values import Problem
 
 MAX_CHARACTERS = 1000
 OPERATORS: dict[type[ast.cmpop], Callable[[float, float], bool]] = {
@@ -122,3 +125,27 @@ def _walk(needs: Mapping[str, set[str]], path: list[str], done: set[str]) -> lis
             return found
     done.add(path[-1])
     return []
+
+
+def gate_problems(conditions: Mapping[str, str | None]) -> list[Problem]:
+    """What is wrong with the conditions of a job's rewards, by reward: their form, their names, circles of them."""
+    needs: dict[str, set[str]] = {}
+    problems: list[Problem] = []
+    for name, text in conditions.items():
+        try:
+            needs[name] = set(parse_gate(text).names()) if text is not None else set()
+        except GateError as error:
+            problems.append(Problem(f"{name}.only_if", str(error), FORM))
+    for name, needed in needs.items():
+        problems += [_unknown(name, other, list(conditions)) for other in sorted(needed - set(conditions))]
+    cycle = [] if problems else find_cycle(needs)
+    if cycle:
+        told = f"waits for itself: {' → '.join(cycle)}" if len(cycle) > 2 else "waits for its own value"
+        problems.append(Problem(f"{cycle[0]}.only_if", told, "name rewards that don't depend on it"))
+    return problems
+
+
+def _unknown(name: str, other: str, rewards: list[str]) -> Problem:
+    near = get_close_matches(other, rewards, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else f"rewards: {', '.join(rewards)}"
+    return Problem(f"{name}.only_if", f"there is no reward named `{other}`", hint)

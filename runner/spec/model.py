@@ -9,46 +9,19 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
-from runner.spec.gate import FORM, GateError, find_cycle, parse_gate
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Text = Annotated[str, Field(min_length=1)]
-
-
-class Problem(NamedTuple):
-    """What is well-formed and still makes no sense; `field` is relative to where it was found."""
-
-    field: str
-    message: str
-    hint: str
-
-
-def nonsense(*problems: Problem) -> PydanticCustomError:
-    """The error a validator raises for meaning; becomes one finding of code `semantic` per problem."""
-    return PydanticCustomError("semantic", "{text}", {"text": problems[0].message, "problems": problems})
-
-
-class Section(BaseModel):
-    """Base of every section: frozen, typos refused, no coercion of types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+from runner.spec.gate import gate_problems
+from runner.spec.grpo import Grpo
+from runner.spec.values import Count, Name, NotNegative, Positive, Problem, Section, Share, Text, nonsense
 
 
 class Lora(Section):
@@ -135,75 +108,6 @@ class Reward(Section):
         if value is not None and value[0] >= value[1]:
             raise nonsense(Problem("", f"[{value[0]:g}, {value[1]:g}] is no range", "write the lesser bound first"))
         return value
-
-
-class Grpo(Section):
-    """The training itself. Names are TRL's (`GRPOConfig`) where TRL has the concept."""
-
-    steps: Count = 200
-    """Optimizer steps."""
-    prompts_per_step: Count = 8
-    """Prompts in one generation batch."""
-    num_generations: Annotated[int, Field(ge=2)] = 8
-    """Completions of each prompt: the group they are compared in."""
-    generate_every: Count = 1
-    """Generate for this many steps at once: the batch has `generate_every × prompts_per_step` prompts, each step trains on a random part of it."""  # noqa: E501
-    num_iterations: Count = 1
-    """Passes over each generation batch (μ in the paper)."""
-    max_completion_length: Count = 512
-    """Tokens a completion may have; then it is cut."""
-    temperature: Positive = 1.0
-    """Sampling temperature."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling; 1 is off."""
-    top_k: Annotated[int, Field(ge=0)] = 0
-    """Sample among the k most likely tokens; 0 is off."""
-    min_p: Share = 0.0
-    """Drop tokens less likely than this share of the most likely one; 0 is off."""
-    repetition_penalty: Positive = 1.0
-    """Above 1 discourages tokens that have appeared."""
-    learning_rate: Positive = 1e-6
-    """Peak learning rate. With LoRA 1e-5 is usual."""
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    """Course of the learning rate after the warm-up."""
-    warmup_ratio: Share = 0.0
-    """Share of the steps in which the learning rate rises from 0."""
-    optim: Text = "adamw_torch"
-    """Optimizer, by transformers' name."""
-    weight_decay: NotNegative = 0.0
-    """AdamW's weight decay."""
-    adam_beta1: Share = 0.9
-    """AdamW's first moment decay."""
-    adam_beta2: Share = 0.999
-    """AdamW's second moment decay."""
-    adam_epsilon: Positive = 1e-8
-    """AdamW's ε."""
-    max_grad_norm: Positive = 1.0
-    """Gradients are scaled down to this norm."""
-    beta: NotNegative = 0.0
-    """Weight of the KL divergence from the reference model; 0 needs no reference."""
-    epsilon: Positive = 0.2
-    """Clip range of the probability ratio, below."""
-    epsilon_high: Positive | None = None
-    """Clip range above; unset: as `epsilon`."""
-    delta: Positive | None = None
-    """Upper bound of the ratio in two-sided clipping (INTELLECT-2); unset: off."""
-    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"] = "dapo"
-    """How token losses are averaged."""
-    importance_sampling_level: Literal["token", "sequence"] = "token"
-    """`sequence` is GSPO."""
-    scale_rewards: Literal["group", "batch", "none"] = "group"
-    """Spread that advantages are divided by."""
-    mask_truncated_completions: bool = False
-    """Leave cut completions out of the loss."""
-    micro_batch: Count | None = None
-    """Completions in one forward pass on the GPU. Unset: derived, and shown by `plan`."""
-    gradient_checkpointing: bool = True
-    """Trade time for memory in the backward pass."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type the weights are loaded in. `auto` is float32, as in TRL: updates smaller than bfloat16 resolves are not lost. On a GPU the arithmetic is bfloat16 unless this says float32."""  # noqa: E501
-    vllm: bool = True
-    """Generate with vLLM where there is a GPU; else with transformers."""
 
 
 class Evaluation(Section):
@@ -346,36 +250,17 @@ def _metric_problem(field: str, metric: str, rewards: Mapping[str, Reward]) -> l
     return [Problem(field, f"{metric}: there is no reward named `{match[1]}`", hint)]
 
 
-def _something_is_optimised(rewards: dict[str, Reward]) -> dict[str, Reward]:
-    if all(reward.weight == 0 for reward in rewards.values()):
-        raise nonsense(Problem("", "every weight is 0, so nothing would be learnt", "give one reward a weight"))
-    return rewards
-
-
 def _gates_are_sound(rewards: dict[str, Reward]) -> dict[str, Reward]:
-    gated = {name: reward.only_if for name, reward in rewards.items() if reward.only_if is not None}
-    needs: dict[str, set[str]] = {}
-    problems: list[Problem] = []
-    for name, text in gated.items():
-        try:
-            needs[name] = set(parse_gate(text).names())
-        except GateError as error:
-            problems.append(Problem(f"{name}.only_if", str(error), FORM))
-    for name, needed in needs.items():
-        problems += [_unknown_reward(name, other, rewards) for other in sorted(needed - set(rewards))]
-    cycle = [] if problems else find_cycle(needs)
-    if cycle:
-        told = f"waits for itself: {' → '.join(cycle)}" if len(cycle) > 2 else "waits for its own value"
-        problems.append(Problem(f"{cycle[0]}.only_if", told, "name rewards that don't depend on it"))
+    problems = gate_problems({name: reward.only_if for name, reward in rewards.items()})
     if problems:
         raise nonsense(*problems)
     return rewards
 
 
-def _unknown_reward(name: str, other: str, rewards: Mapping[str, Reward]) -> Problem:
-    near = difflib.get_close_matches(other, rewards, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else f"rewards: {', '.join(rewards)}"
-    return Problem(f"{name}.only_if", f"there is no reward named `{other}`", hint)
+def _something_is_optimised(rewards: dict[str, Reward]) -> dict[str, Reward]:
+    if all(reward.weight == 0 for reward in rewards.values()):
+        raise nonsense(Problem("", "every weight is 0, so nothing would be learnt", "give one reward a weight"))
+    return rewards
 
 
 class JobSpec(Section):
