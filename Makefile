@@ -6,13 +6,11 @@ TORCH_INDEX ?=
 
 PIP = .venv/bin/pip --disable-pip-version-check --quiet
 TORCH = $(PIP) install --constraint .ci/constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) 'torch<2.14'
-HOME_OF_DEMO = .demo
 
 .PHONY: demo test lint bench soak weights generated clean
 
 demo: .venv/.demo  ## the main job on the CPU emulator: a tiny language model learns countdown, in a minute
-	mkdir -p $(HOME_OF_DEMO)
-	RUNNER_HOME=$(HOME_OF_DEMO) .venv/bin/runner emulate jobs/examples/countdown
+	.venv/bin/runner emulate jobs/examples/countdown
 
 test: .venv/.test  ## everything that proves the product on this machine
 	.venv/bin/python -m pytest -q -m 'not soak'
@@ -49,4 +47,4 @@ weights: .venv/.demo  ## pre-trains the emulator's language model again, and mea
 	touch $@
 
 clean:
-	rm -rf .venv $(HOME_OF_DEMO)
+	rm -rf .venv .runner

@@ -14,14 +14,25 @@ from runner.journal.events import Difference
 from runner.spec.errors import Finding
 from runner.spec.model import Grpo, JobSpec
 
-NOT_IMPLEMENTED = {
-    "generate_every": 1,
-    "num_iterations": 1,
+UNUSED = {"generate_every": 1, "num_iterations": 1}
+"""Fields of `grpo:` that no policy honours yet, with the value that asks for nothing."""
+UNUSED_BY_REPLAY = {
+    "epsilon_high": None,
     "delta": None,
     "importance_sampling_level": "token",
     "mask_truncated_completions": False,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
 }
-"""Fields of `grpo:` that the emulator does not honour yet, with the value that asks for nothing."""
+
+NO_EVALUATION = Difference(
+    field="evaluation",
+    asked="held-out prompts are tried",
+    kind="not applicable",
+    detail="replay learns each prompt by itself, so figures of held-out prompts stay as they are",
+)
 
 EVAL_BATCH = 64
 """Examples evaluated at once."""
@@ -43,16 +54,17 @@ class EmulatorBackend:
         return []
 
     def differences(self, job: JobSpec) -> list[Difference]:
-        asked = [(name, getattr(job.grpo, name)) for name in NOT_IMPLEMENTED]
-        return [
+        replay = job.emulator.policy == "replay"
+        unused = UNUSED | (UNUSED_BY_REPLAY if replay else {})
+        return [*([NO_EVALUATION] if replay else [])] + [
             Difference(
                 field=f"grpo.{name}",
-                asked=str(value),
-                kind="not implemented",
-                detail=f"the emulator trains with {NOT_IMPLEMENTED[name]}",
+                asked=str(getattr(job.grpo, name)),
+                kind="not applicable" if name in UNUSED_BY_REPLAY else "not implemented",
+                detail=f"the emulator trains as with {off}",
             )
-            for name, value in asked
-            if value != NOT_IMPLEMENTED[name]
+            for name, off in unused.items()
+            if getattr(job.grpo, name) != off
         ]
 
     def train(self, job: JobSpec, run: Run) -> None:

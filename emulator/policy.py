@@ -1,16 +1,13 @@
-"""What the emulator trains: the protocol of its two policies (`lm`, a tiny language model; `replay`, recorded texts)."""
+"""What the emulator trains: the protocol of its policies. `lm` is a tiny language model, `replay` recorded texts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from runner.grpo.types import Completion, Example
-
-Batch_co = TypeVar("Batch_co", covariant=True)
-Batch_contra = TypeVar("Batch_contra", contravariant=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,14 +16,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from runner.journal.events import Split
+from runner.backends import load_backend
+from runner.journal.events import Difference, Split
 from runner.journal.folder import read_json
 from runner.journal.states import Reason, State
 from runner.queue import local
 from runner.queue.home import Home, find_home
-from runner.queue.jobs import BackendName, JobLike, validate
+from runner.queue.jobs import BackendName, Checked, JobLike, validate
 from runner.queue.submit import Device
 from runner.queue.submit import submit as _submit
+from runner.spec.errors import JobError
 from runner.store import queries
 from runner.store.errors import StoreError
 from runner.store.rows import CompletionRow, EventRow, RewardLogRow, RunRow
@@ -261,9 +263,23 @@ def submit(
 ) -> RunHandle:
     """Checks a job and puts it in the queue, where `runner watch` or `resume` finds it. Raises JobError."""
     checked = validate(job, overrides, backend)
+    _refuse_job(checked)
     where = Home(Path(home).resolve()) if home else find_home(checked.loaded.folder)
     with where.open() as store:
         return RunHandle(where, _submit(store, checked, device))
+
+
+def _refuse_job(checked: Checked) -> None:
+    """Raises JobError for what the backend can't do with this job on any machine."""
+    findings = load_backend(checked.backend).check(checked.job)
+    wrong = [finding for finding in findings if finding.code != "environment"]
+    if wrong:
+        raise JobError(checked.loaded.locate(wrong))
+
+
+def differences(checked: Checked) -> list[Difference]:
+    """What the job asks for and its backend does not honour."""
+    return [*checked.differences, *load_backend(checked.backend).differences(checked.job)]
 
 
 def run(
@@ -332,9 +348,27 @@ def rerun(
     fork = None if at is None else _checkpoint(old, at)
     checked = validate(_job_file(old), overrides, "emulator" if row.emulated else "trl")
     device: Device = (read_json(old.home.run(old.id).spec_json) or {})["device"]
+    if fork is not None:
+        _refuse_other_shape(old, checked)
     with old.home.open() as store:
         new = RunHandle(old.home, _submit(store, checked, device, fork, f"{old.id}@{at}" if fork else old.id))
     return _start(new, wait, detach)
+
+
+SHAPE = ("prompts_per_step", "num_generations", "generate_every", "num_iterations")
+"""Fields of `grpo:` that say where in its batch a checkpoint is."""
+
+
+def _refuse_other_shape(run: RunHandle, checked: Checked) -> None:
+    """Raises StoreError when the job's batches no longer have the shape of the run whose checkpoint it goes on from."""
+    old = (read_json(run.home.run(run.id).spec_json) or {})["job"]["grpo"]
+    for name in SHAPE:
+        new = getattr(checked.job.grpo, name)
+        if new != old[name]:
+            raise StoreError(
+                f"grpo.{name} is {new}, but {run.id} was trained with {old[name]}; its checkpoint can't go on so. "
+                f"`--set grpo.{name}={old[name]}` keeps it, or rerun from scratch."
+            )
 
 
 def _job_file(run: RunHandle) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-REWARDS = '''
+REWARDS = """
 def right(prompt, completion, example):
     return 1.0 if completion.endswith(str(example["sum"])) else 0.0
 
@@ -16,7 +16,7 @@ def right(prompt, completion, example):
 def short(prompt, completion, example):
     print("length", len(completion))
     return {"score": 1 / (1 + len(completion)), "reason": "shorter is better"}
-'''
+"""
 
 
 def write_job(folder: Path, rewards: str = REWARDS, name: str = "sums", **sections: Any) -> Path:

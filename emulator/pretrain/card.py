@@ -73,7 +73,7 @@ many prompts, then {habits} steps of text whose quality is mixed on purpose. GRP
 some of the time, so the second stage teaches bad habits beside good ones: {equation:.0%} of the expressions without
 parentheses are written as an equation (`<answer>3*5+2=17</answer>`, which the job's reward refuses), {wrong:.0%} of the
 solutions miss the target, {broken:.0%} of the completions have a tag missing or misplaced. What the first stage learnt
-is still there; reinforcement finds it again.
+is still there; reinforcement finds it again. Seeds 0 and 1, one thread, about 25 minutes.
 
 Held out: {held_out} of the {all} problems (by a hash of numbers and target) are in no text the model has seen, in any
 order of their numbers. One completion each, behind the countdown job's prompt:

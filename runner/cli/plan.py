@@ -98,7 +98,9 @@ def _evaluations(checked: Checked) -> str:
 
 
 def _differences(checked: Checked) -> list[str]:
-    return [f"{item.field}: {item.asked} asked for, {item.kind}: {item.detail}" for item in checked.differences]
+    from runner.api import differences
+
+    return [f"{item.field}: {item.asked} asked for, {item.kind}: {item.detail}" for item in differences(checked)]
 
 
 def _rewards(checked: Checked) -> list[str]:
@@ -124,6 +126,8 @@ def _turn(message: Message) -> str:
 
 
 def _plain(checked: Checked, revision: str) -> dict[str, Any]:
+    from runner.api import differences
+
     return {
         "job": checked.loaded.name,
         "revision": revision,
@@ -133,7 +137,7 @@ def _plain(checked: Checked, revision: str) -> dict[str, Any]:
         "arithmetic": arithmetic(checked),
         "differences": [
             {"field": item.field, "asked": item.asked, "kind": item.kind, "detail": item.detail}
-            for item in checked.differences
+            for item in differences(checked)
         ],
         "reward_version": checked.rewards.sha256,
         "first_prompt": checked.data.train[0].prompt,

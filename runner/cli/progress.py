@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from runner.cli.out import Part, console, is_terminal, note, plain, styled
+from runner.cli.out import Line, Part, console, is_terminal, note, plain, styled
 from runner.cli.text import clean, clean_line, clock, count, cut, plural
 from runner.cli.words import EMULATED
 from runner.store import queries
@@ -76,23 +76,17 @@ class Progress:
         self._tell_failures(event, metrics)
 
     def _training(self, event: EventRow, metrics: Mapping[str, float]) -> None:
-        self.step = data_step = event.step or 0
-        self._first = self._first or (data_step, event.at)
-        parts = [*self._head(data_step), *self._figures(metrics), *self._speed(event, metrics)]
-        last = data_step >= self._run.total_steps
+        self.step = event.step or 0
+        self._first = self._first or (self.step, event.at)
+        total = self._run.total_steps
+        head = f"step {self.step}/{total}"
+        figures = [*self._figures(metrics), *self._speed(event, metrics)]
         if self._live is not None:
-            self._show(parts)
-        elif last or event.at - self._printed_at >= PLAIN_EVERY_SECONDS:
+            badge: list[Part] = [EMULATED, " "] if self._run.emulated else []
+            self._show([*badge, head, *bar(self.step / total), *figures], [*badge, head, *figures])
+        elif self.step >= total or event.at - self._printed_at >= PLAIN_EVERY_SECONDS:
             self._printed_at = event.at
-            note(*parts)
-
-    def _head(self, step: int) -> list[Part]:
-        head: list[Part] = [f"step {step}/{self._run.total_steps}"]
-        if self._live is None:
-            return head
-        filled = round(BAR * step / self._run.total_steps)
-        badge: list[Part] = [EMULATED, " "] if self._run.emulated else []
-        return [*badge, *head, " ▕", ("█" * filled, "green"), " " * (BAR - filled), "▏"]
+            note(head, *figures)
 
     def _figures(self, metrics: Mapping[str, float]) -> list[Part]:
         named = {"reward": "reward", **{name: f"rewards/{name}/mean" for name in self._rewards}}
@@ -136,11 +130,18 @@ class Progress:
     def _alert(self, event: EventRow, data: dict[str, Any]) -> None:
         note(("alert", "bold yellow"), clean_line(f" step {data['step']}: {data['message']} [{data['code']}]"))
 
-    def _show(self, parts: list[Part]) -> None:
+    def _show(self, *choices: Line) -> None:
+        """The first of the lines that fits into the terminal; the last one is cut where none does."""
         assert self._live is not None
         width = self._live.console.width
-        text = styled([cut(plain(parts), width)]) if len(plain(parts)) > width else styled(parts)
-        self._live.update(text)
+        fitting = [parts for parts in choices if len(plain(parts)) <= width]
+        self._live.update(styled(fitting[0] if fitting else [cut(plain(choices[-1]), width)]))
+
+
+def bar(share: float) -> list[Part]:
+    """A bar filled to that share."""
+    filled = round(BAR * share)
+    return [" ▕", ("█" * filled, "green"), " " * (BAR - filled), "▏"]
 
 
 def first_failure(store: Store, run_id: str, name: str) -> list[Part]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -251,8 +253,15 @@ def _next(facts: Facts, home: Home) -> Iterator[Line]:
     elsewhere = "" if find_home().path == home.path else f" --home {shlex.quote(str(home.path))}"
     commands = next_steps(facts.run, bool(facts.failures), facts.checkpoint is not None)
     yield [("next", "bold")]
-    for line in table([(command + elsewhere, purpose) for command, purpose in commands], gap="    "):
+    rows = [(program() + command.removeprefix("runner") + elsewhere, purpose) for command, purpose in commands]
+    for line in table(rows, gap="    "):
         yield [f"  {clean_line(line)}"]
+
+
+def program() -> str:
+    """What a person has to type to run us: `runner`, or its path where the shell would not find it."""
+    here = Path(sys.executable).parent / "runner"
+    return "runner" if shutil.which("runner") or not here.exists() else shlex.quote(shown_path(here))
 
 
 def next_steps(run: RunRow, failures: bool, checkpoint: bool) -> list[tuple[str, str]]:

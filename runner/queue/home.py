@@ -33,7 +33,7 @@ class Home:
         """The store, created on first use. (Imported here: it costs half a second that checking a job need not pay.)"""
         from runner.store.store import Store
 
-        self.state.mkdir(exist_ok=True)
+        self.state.mkdir(parents=True, exist_ok=True)
         ignore = self.state / ".gitignore"
         if not ignore.exists():
             ignore.write_text("*\n")

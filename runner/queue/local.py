@@ -6,6 +6,7 @@ ended. So nothing is lost when the process that started a run dies.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -21,11 +22,12 @@ from runner.queue.home import Home
 from runner.queue.supervise import boot_id, start_time
 from runner.store import queries
 from runner.store.digest import digest
-from runner.store.errors import StoreError
+from runner.store.errors import IllegalTransition, StoreError
 from runner.store.rows import EventRow, RunRow
 from runner.store.store import Store
 
 POLL_SECONDS = 0.1
+LOCK_SECONDS = 2.0
 LOG_TAIL = 2000
 """Characters of the trainer's log that a failure without a last word is told with."""
 
@@ -48,7 +50,7 @@ class Started:
 def start(home: Home, store: Store, run_id: str, *, attached: bool) -> Started | str:
     """Claims a queued run and starts its next attempt; or says in words what it waits for."""
     folder = home.run(run_id)
-    lock = folder.take_lock()
+    lock = _lock(folder)
     if lock is None:
         return "another process of this run is still alive"
     try:
@@ -58,6 +60,14 @@ def start(home: Home, store: Store, run_id: str, *, attached: bool) -> Started |
         return _spawn(folder, run_id, claim.attempt, lock, attached)
     finally:
         os.close(lock)
+
+
+def _lock(folder: RunFolder) -> int | None:
+    """The run's lock. Whoever looks whether the run lives holds it for a moment, too, so one failure is no proof."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while (lock := folder.take_lock()) is None and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    return lock
 
 
 def _spawn(folder: RunFolder, run_id: str, attempt: int, lock: int, attached: bool) -> Started:
@@ -119,7 +129,8 @@ def conclude(home: Home, store: Store, run_id: str) -> bool:
 
 def _note_running(store: Store, run: RunRow) -> None:
     if run.state is State.STARTING and store.attempts(run.id)[-1].journal_offset > 0:
-        store.transition(run.id, State.RUNNING)
+        with contextlib.suppress(IllegalTransition):  # somebody else looked, too, and was faster
+            store.transition(run.id, State.RUNNING)
 
 
 def _conclude(store: Store, run: RunRow, folder: RunFolder) -> None:

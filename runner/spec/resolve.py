@@ -43,6 +43,8 @@ def for_backend(job: JobSpec, backend: Literal["emulator", "trl"] | str) -> tupl
 
 def _caps(job: JobSpec, asked: Mapping[str, Any]) -> dict[str, Any]:
     caps = {name: cap for name, cap in EMULATOR_CAPS.items() if name not in asked and getattr(job.grpo, name) > cap}
+    if job.emulator.policy == "replay":
+        caps.pop("max_completion_length", None)  # recorded texts are not cut
     slow = job.emulator.policy == "lm" and job.grpo.learning_rate < EMULATOR_LEARNING_RATE
     return caps | ({"learning_rate": EMULATOR_LEARNING_RATE} if slow and "learning_rate" not in asked else {})
 

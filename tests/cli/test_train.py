@@ -29,7 +29,7 @@ def test_a_run_shows_progress_on_stderr_and_what_was_learnt_on_stdout(tmp_path: 
     assert "runner completions colours-1 --best" in done.stdout
     assert "step 6/6  reward" in done.stderr
     assert "eval step 0:  reward" in done.stderr and "greedy)" in done.stderr
-    assert "grpo.max_completion_length" in done.stderr
+    assert "evaluation: held-out prompts" in done.stderr
     assert "\x1b" not in done.stdout + done.stderr
 
 
@@ -44,7 +44,7 @@ def test_json_is_one_object_with_state_reason_digest_and_last_metrics(tmp_path: 
     assert len(ending["digest"]) == 64
     assert 0 <= ending["metrics"]["rewards/right/mean"] <= 1
     assert ending["checkpoint"]["step"] == 6
-    assert [item["field"] for item in ending["differences"]] == ["grpo.max_completion_length"]
+    assert [item["field"] for item in ending["differences"]] == ["evaluation"]
 
 
 def test_the_same_job_gives_the_same_digest(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -76,10 +77,8 @@ def alive(pid: int) -> bool:
 
 def kill_tree(pid: int) -> None:
     for process in tree(pid):
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 def until(condition: Callable[[], object], seconds: float = 30) -> None:
@@ -126,7 +125,7 @@ def test_equal_jobs_have_equal_digests_and_another_seed_has_another(tmp_path: Pa
 def test_killed_at_twenty_random_moments_and_resumed_it_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     job = write_job(tmp_path, grpo={"steps": 1200}, checkpoints={"every": 7}, evaluation={"every": 10})
     whole = api.emulate(job, home=tmp_path)
-    broken = killed_and_resumed(job, tmp_path, kills=20, pause=(0.3, 0.6))
+    broken = killed_and_resumed(job, tmp_path, kills=20, events=60)
     assert len(rows(tmp_path, "SELECT n FROM attempts WHERE run_id = ?", broken.id)) == 21
     assert broken.row.state == "succeeded"
     assert everything(tmp_path, broken.id) == everything(tmp_path, whole.id)
@@ -147,20 +146,28 @@ def test_a_language_model_that_is_killed_and_resumed_ends_with_the_same_weights(
     ]
     whole = api.emulate(job, home=tmp_path, overrides=small)
     assert whole.row.state == "succeeded", whole.row.detail
-    broken = killed_and_resumed(job, tmp_path, kills=kills, pause=(2.5, 5.0), overrides=small)
+    broken = killed_and_resumed(job, tmp_path, kills=kills, events=9, overrides=small)
     assert broken.row.state == "succeeded"
     assert everything(tmp_path, broken.id) == everything(tmp_path, whole.id)
     assert broken.row.digest == whole.row.digest
 
 
 def killed_and_resumed(
-    job: Path, home: Path, *, kills: int, pause: tuple[float, float], overrides: Sequence[str] = ()
+    job: Path, home: Path, *, kills: int, events: int, overrides: Sequence[str] = ()
 ) -> api.RunHandle:
-    """The run after `kills` times kill -9 of its whole process tree at random moments, a resume behind each."""
+    """The run after `kills` times kill -9 of its whole process tree, a resume behind each: one in four while it starts,
+    the others after a random number of its first `events` events."""
     moments = random.Random(7)
     run = api.emulate(job, home=home, overrides=overrides, wait=False)
-    for _ in range(kills):
-        time.sleep(moments.uniform(*pause))
+    for attempt in range(1, kills + 1):
+        journal = run.folder / f"journal/{attempt:04d}.jsonl"
+        if attempt % 4 == 0:
+            time.sleep(moments.uniform(0, 0.3))
+        else:
+            wanted = moments.randint(1, events)
+            until(
+                lambda journal=journal, wanted=wanted: journal.exists() and journal.read_bytes().count(b"\n") >= wanted
+            )
         assert run._started is not None
         kill_tree(run._started.supervisor.pid)
         run._started.supervisor.wait()
@@ -238,6 +245,17 @@ def test_a_detached_run_outlives_its_starter(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert api.open_run("sums", home=tmp_path).wait().state == "succeeded"
+
+
+def test_many_can_look_at_a_run_while_it_starts_trains_and_ends(tmp_path: Path) -> None:
+    job = write_job(tmp_path, grpo={"steps": 60})
+    run = api.emulate(job, home=tmp_path, wait=False)
+    look = f"from runner import api; from pathlib import Path; r = api.open_run('sums-1', home=Path({str(tmp_path)!r}))"
+    code = f"{look}\nwhile r.row.state in ('queued', 'starting', 'running'): pass\nprint(r.row.state)"
+    lookers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    run.wait()
+    assert [looker.communicate(timeout=30)[0].strip() for looker in lookers] == ["succeeded"] * 3
+    assert len(rows(tmp_path, "SELECT id FROM transitions WHERE to_state = 'running'")) == 1
 
 
 def test_what_is_expected_and_not_met_is_failed_with_its_own_reason(tmp_path: Path) -> None:

@@ -324,8 +324,11 @@ def test_a_file_that_changed_after_its_import_is_refused(tmp_path: Path, monkeyp
 
 def test_a_nested_text_of_several_lines_is_not_silently_changed() -> None:
     def inner(prompt: str, completion: str, example: dict[str, Any]) -> bool:
-        return completion == """first
+        return (
+            completion
+            == """first
             second"""
+        )
 
     assert "define it at the top level" in refusals(inner)[0]
 

@@ -1,0 +1,40 @@
+"""What the README shows must work as shown."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.spec.load import load
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.lm
+def test_the_ten_lines_of_python_run_as_they_stand(tmp_path: Path) -> None:
+    [code] = [block for block in blocks("python") if "import runner" in block]
+    (tmp_path / "ten_lines.py").write_text(code)
+    done = subprocess.run([sys.executable, "ten_lines.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "succeeded" in done.stdout
+
+
+def test_the_short_job_is_a_sound_job(tmp_path: Path) -> None:
+    [text] = blocks("yaml")
+    (tmp_path / "job.yaml").write_text(text)
+    assert load(tmp_path / "job.yaml").job.grpo.steps == 200
+
+
+def test_every_room_of_the_house_is_in_the_annotated_tree() -> None:
+    rooms = {path.name for path in (ROOT / "runner").iterdir() if (path / "__init__.py").exists()}
+    tree = README.split("## The house")[1]
+    assert [room for room in sorted(rooms) if f"  {room}/" not in tree] == []
