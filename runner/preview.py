@@ -145,7 +145,7 @@ def _subject(target: str | Path, overrides: Sequence[str], home: str | Path | No
         return _file_subject(Path(file if not name else f"{file}.py"), name)
     loaded = load_job(find_job(target, Home(Path(home).resolve()) if home else find_home()), overrides)
     try:
-        made = bundle.build(loaded.job.rewards, loaded.folder)
+        made = bundle.locked(bundle.build(loaded.job.rewards, loaded.folder, loaded.job.packages))
     except JobError as error:
         raise JobError(loaded.locate(error.findings)) from None
     return Subject(bundle=made, folder=loaded.folder, job=loaded.job)

@@ -77,8 +77,8 @@ def _rewards_load(path: Path) -> None:
 
     loaded = load(path)
     with tempfile.TemporaryDirectory(prefix="rewards-") as folder:
-        version = bundle.write(bundle.build(loaded.job.rewards, loaded.folder), Path(folder))
-        RewardHost(version, seed=loaded.job.seed, workers=1).close()
+        built = bundle.locked(bundle.build(loaded.job.rewards, loaded.folder, loaded.job.packages))
+        RewardHost(bundle.write(built, Path(folder)), seed=loaded.job.seed, workers=1).close()
 
 
 class RewardFixture:

@@ -10,13 +10,14 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from runner.rewards import styles
+from runner.rewards import environment, styles
 from runner.rewards.source import ColumnRead, SourceError, check_function, collect, columns_of, module_name, parse
 from runner.rewards.styles import Batch, Style
 from runner.spec.errors import Finding, JobError
@@ -60,15 +61,20 @@ class Bundle:
     """One reward version."""
 
     sha256: str
-    """Over the functions as canonical JSON, and every source's relative path and bytes."""
+    """Over the functions as canonical JSON, every source's relative path and bytes, and the locked environment."""
     sources: Mapping[str, bytes]
     """The files named in `fn:` and the modules of the job's folder they import, by relative path."""
     functions: Sequence[Function]
     """In the job's order."""
+    packages: Sequence[str] | None = None
+    """What the job asks for; None: the environment is the runner's own."""
+    locked: Sequence[str] | None = None
+    """`name==version` of everything in the environment; None before it is built (`locked`), or where it is ours."""
 
 
-def build(rewards: Mapping[str, Reward], folder: Path) -> Bundle:
-    """The version that the job's `rewards:` and the files in its folder make now. Runs none of the code.
+def build(rewards: Mapping[str, Reward], folder: Path, packages: Sequence[str] | None = None) -> Bundle:
+    """The version that the job's `rewards:`, its `packages:` and the files in its folder make now. Runs none of the
+    code and installs nothing: see `locked`.
 
     Raises JobError with every finding: a file that is missing or no Python, a function that isn't there or can't be
     called with (prompt, completion, example).
@@ -89,7 +95,21 @@ def build(rewards: Mapping[str, Reward], folder: Path) -> Bundle:
     sources |= {path: source for function in functions for path, source in _stub(function).items()}
     if findings:
         raise JobError(list(dict.fromkeys(findings)))
-    return _bundle(functions, sources)
+    return _bundle(functions, sources, packages, None)
+
+
+def locked(bundle: Bundle) -> Bundle:
+    """The version with the environment that its packages give, which is built if it isn't there. Raises JobError."""
+    if bundle.packages is None:
+        return bundle
+    return _bundle(bundle.functions, bundle.sources, bundle.packages, environment.ensure(bundle.packages).locked)
+
+
+def interpreter(bundle: Bundle) -> str:
+    """The Python that runs the version's workers; its environment is built if it isn't there. Raises JobError."""
+    if bundle.packages is None:
+        return sys.executable
+    return environment.recall(bundle.packages, bundle.locked or ()).python
 
 
 def write(bundle: Bundle, folder: Path) -> Path:
@@ -106,6 +126,8 @@ def write(bundle: Bundle, folder: Path) -> Path:
         "sha256": bundle.sha256,
         "functions": [{**asdict(function), "module": function.module} for function in bundle.functions],
         "sources": sorted(bundle.sources),
+        "packages": bundle.packages,
+        "locked": bundle.locked,
     }
     (building / "bundle.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     building.chmod(0o755)
@@ -124,7 +146,8 @@ def read(folder: Path) -> Bundle:
     functions = tuple(
         Function(**{key: value for key, value in entry.items() if key != "module"}) for entry in content["functions"]
     )
-    bundle = _bundle(functions, {path: (folder / path).read_bytes() for path in content["sources"]})
+    sources = {path: (folder / path).read_bytes() for path in content["sources"]}
+    bundle = _bundle(functions, sources, content["packages"], content["locked"])
     if bundle.sha256 != content["sha256"]:
         raise ValueError(f"{folder}: its files have changed since it was written; publish the rewards again")
     return bundle
@@ -171,8 +194,19 @@ def _function(name: str, reward: Reward) -> Function:
     )
 
 
-def _bundle(functions: Sequence[Function], sources: Mapping[str, bytes]) -> Bundle:
+def _bundle(
+    functions: Sequence[Function],
+    sources: Mapping[str, bytes],
+    packages: Sequence[str] | None,
+    locked: Sequence[str] | None,
+) -> Bundle:
     files = [[path, hashlib.sha256(source).hexdigest()] for path, source in sorted(sources.items())]
-    canonical = json.dumps([[asdict(function) for function in functions], files], sort_keys=True)
-    sha256 = hashlib.sha256(canonical.encode()).hexdigest()
-    return Bundle(sha256=sha256, sources=dict(sorted(sources.items())), functions=functions)
+    content = [[asdict(function) for function in functions], files, packages, locked]
+    sha256 = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return Bundle(
+        sha256=sha256,
+        sources=dict(sorted(sources.items())),
+        functions=functions,
+        packages=None if packages is None else list(packages),
+        locked=None if locked is None else list(locked),
+    )

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from runner.rewards.bundle import read
+from runner.rewards.bundle import interpreter, read
 from runner.rewards.calls import Batch, Call
 from runner.rewards.contract import GroupCall, Outcome, Score
 from runner.rewards.frames import Answer, ProtocolError, answer, hello
@@ -37,6 +37,7 @@ LOST_ZYGOTES = 4
 """Zygotes that may be lost in one `score()`."""
 FAILED_STARTS = 3
 HANGS_PER_WORKER = 3
+MISSING_MODULE = "name the package that has it in the job's `packages:`, as `packages: [sympy]`"
 FIRST_PACE = 0.002
 """Seconds a call is expected to take before one has been seen."""
 
@@ -47,8 +48,9 @@ class RewardLoadError(JobError):
     def __init__(self, failure: LoadFailure, file: str) -> None:
         self.detail = failure.error
         message = failure.error.partition("\n")[0]
-        finding = Finding(code="reward-import", message=message, file=failure.file or file, line=failure.line)
-        super().__init__([finding])
+        hint = MISSING_MODULE if message.startswith("ModuleNotFoundError") else ""
+        where = failure.file or file
+        super().__init__([Finding(code="reward-import", message=message, hint=hint, file=where, line=failure.line)])
 
 
 class RewardHost:
@@ -63,6 +65,7 @@ class RewardHost:
         self.version = bundle.sha256
         self.functions = tuple(bundle.functions)
         self._folder = folder.resolve()
+        self._python = interpreter(bundle)
         self._seed = seed
         self._size = workers
         self._own_scratch = scratch is None
@@ -140,7 +143,7 @@ class RewardHost:
                 raise self._start_error
 
     def _start_zygote(self) -> None:
-        self._zygote = Zygote(self._folder, self._seed, self._scratch)
+        self._zygote = Zygote(self._folder, self._seed, self._scratch, self._python)
         self._selector.register(self._zygote.control, selectors.EVENT_READ, None)
 
     def _refill(self) -> None:

@@ -186,14 +186,14 @@ class Zygote:
     Raises LoadFailure when the reward files can't be imported within `START_SECONDS`.
     """
 
-    def __init__(self, folder: Path, seed: int, scratch: Path) -> None:
+    def __init__(self, folder: Path, seed: int, scratch: Path, python: str = sys.executable) -> None:
         self.control, theirs = socket.socketpair()
         self._expected: deque[Worker] = deque()
         self._folder = folder
         output = anonymous_file(scratch)
         try:
             with theirs:  # ours would keep the end of the zygote from being seen
-                self._process = _spawn(folder, seed, scratch, theirs, output)
+                self._process = _spawn(python, folder, seed, scratch, theirs, output)
             self._wait_until_loaded(output)
         except BaseException:
             self.control.close()
@@ -323,10 +323,12 @@ def how_it_ended(code: int) -> str:
         return f"was killed by signal {-code}"
 
 
-def _spawn(folder: Path, seed: int, scratch: Path, control: socket.socket, output: int) -> subprocess.Popen[bytes]:
+def _spawn(
+    python: str, folder: Path, seed: int, scratch: Path, control: socket.socket, output: int
+) -> subprocess.Popen[bytes]:
     arguments = [str(control.fileno()), str(folder), str(seed), str(os.getpid()), "early"]
     return subprocess.Popen(
-        [sys.executable, "-s", "-P", "-u", str(ROOM / "zygote.py"), *arguments],
+        [python, "-s", "-P", "-u", str(ROOM / "zygote.py"), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,

@@ -21,7 +21,7 @@ from pydantic import (
 
 from runner.spec.gate import gate_problems
 from runner.spec.grpo import Grpo
-from runner.spec.values import Count, Name, NotNegative, Positive, Problem, Section, Share, Text, nonsense
+from runner.spec.values import Count, Name, NotNegative, Positive, Problem, Requirement, Section, Share, Text, nonsense
 
 
 class Lora(Section):
@@ -283,6 +283,8 @@ class JobSpec(Section):
         AfterValidator(_gates_are_sound),
     ]
     """Reward functions by name; the name stands in metrics, graphs and tables."""
+    packages: list[Requirement] | None = None
+    """What the rewards import, as `[sympy, "numpy==2.*"]`: then they see these and the standard library only. Unset: what is installed beside the runner."""  # noqa: E501
     grpo: Grpo = Grpo()
     """The training itself. Names are TRL's (`GRPOConfig`) where TRL has the concept."""
     evaluation: Evaluation = Evaluation()
@@ -312,7 +314,7 @@ class JobSpec(Section):
         return value
 
 
-LIVE_FIELDS = frozenset({"rewards", "priority", "limits", "labels"})
+LIVE_FIELDS = frozenset({"rewards", "packages", "priority", "limits", "labels"})
 """Fields whose change makes no new revision: they act on the run that is there."""
 
 EMULATOR_OVERRIDES: dict[str, tuple[str, str]] = {
