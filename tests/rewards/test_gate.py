@@ -73,9 +73,8 @@ def test_a_gated_function_is_called_only_where_its_condition_holds(tmp_path: Pat
 
 
 def test_a_failed_or_absent_value_opens_no_gate_whatever_the_comparison(tmp_path: Path) -> None:
-    rows = scores(
-        tmp_path, ["boom", "skip"], format=reward("format", on_error="zero"), answer=reward("answer", only_if="format < 1")
-    )  # fmt: skip
+    gated = reward("answer", only_if="format < 1")
+    rows = scores(tmp_path, ["boom", "skip"], format=reward("format", on_error="zero"), answer=gated)
     assert [row["answer"].outcome for row in rows] == ["none", "none"]
 
 
