@@ -6,6 +6,7 @@ and never from the user's folder, so an edit can't reach a batch that is being s
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -17,10 +18,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from runner.rewards import environment, styles
+from runner.rewards import environment, graders, styles
 from runner.rewards.source import ColumnRead, SourceError, check_function, collect, columns_of, module_name, parse
 from runner.rewards.styles import Batch, Style
 from runner.spec.errors import Finding, JobError
+from runner.spec.grader import columns_in
 from runner.spec.model import Reward
 
 OnError = Literal["mask", "zero", "fail"]
@@ -82,7 +84,8 @@ def build(rewards: Mapping[str, Reward], folder: Path, packages: Sequence[str] |
     functions = tuple(_function(name, reward) for name, reward in rewards.items())
     sources: dict[str, bytes] = {}
     findings: list[Finding] = []
-    for path in dict.fromkeys(function.file for function in functions):
+    given = {name: reward.grader for name, reward in rewards.items() if reward.grader is not None}
+    for path in dict.fromkeys(function.file for function in functions if function.name not in given):
         try:
             sources |= collect(folder, [path])
         except SourceError as error:
@@ -93,6 +96,7 @@ def build(rewards: Mapping[str, Reward], folder: Path, packages: Sequence[str] |
         checked = [check_function(tree, item.attribute, path, folder, item.style) for item in here]
         findings += [found for found in checked if found is not None]
     sources |= {path: source for function in functions for path, source in _stub(function).items()}
+    sources |= {path: text for name, grader in given.items() for path, text in graders.sources_of(name, grader).items()}
     if findings:
         raise JobError(list(dict.fromkeys(findings)))
     return _bundle(functions, sources, packages, None)
@@ -161,6 +165,10 @@ def columns_read(bundle: Bundle) -> list[ColumnRead]:
 def columns_of_function(bundle: Bundle, function: Function) -> list[ColumnRead]:
     """The dataset columns that one function reads by a literal name."""
     tree = parse(function.file, bundle.sources[function.file])
+    if function.file.startswith(graders.PREFIX):
+        written = next(node.value for node in tree.body if isinstance(node, ast.Assign))
+        columns = columns_in(ast.literal_eval(written))
+        return [ColumnRead(column, f"rewards.{function.name}.grader", 0, True) for column in columns]
     return columns_of(tree, function.attribute, function.file, function.style)
 
 
@@ -173,7 +181,7 @@ def _stub(function: Function) -> dict[str, bytes]:
 
 
 def _function(name: str, reward: Reward) -> Function:
-    path, _, attribute = reward.fn.rpartition(":")
+    path, _, attribute = (reward.fn or f"{graders.file_of(name)}:{graders.ATTRIBUTE}").rpartition(":")
     file = path.removeprefix("./")
     adapter = ""
     if reward.style != "runner":

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from runner.spec.gate import gate_problems
+from runner.spec.grader import grader_problems
 from runner.spec.grpo import Grpo
 from runner.spec.values import Count, Name, NotNegative, Positive, Problem, Requirement, Section, Share, Text, nonsense
 
@@ -68,8 +69,10 @@ class Dataset(Section):
 class Reward(Section):
     """One reward function."""
 
-    fn: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*$")]
+    fn: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*$")] | None = None
     """`file.py:function`, relative to the job: `def function(prompt, completion, example) -> number | None | {"score": …}`."""  # noqa: E501
+    grader: dict[str, Any] | None = None
+    """In place of `fn`: a grader of OpenAI's, as JSON or YAML. `string_check`, `python`, `score_model` (with `base_url:`, where the model is served) and `multi`."""  # noqa: E501
     weight: float = 1.0
     """Factor in the summed reward. 0: recorded, not optimised."""
     trusted: bool = False
@@ -93,6 +96,19 @@ class Reward(Section):
     def _predibase_counts_errors_as_zero(cls, value: Any) -> Any:
         fields: dict[str, Any] = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
         return {"on_error": "zero", **fields} if fields.get("style") == "predibase" else cast(Any, value)
+
+    @model_validator(mode="after")
+    def _is_a_function_or_a_grader(self) -> Self:
+        if self.grader is None and self.fn is None:
+            raise nonsense(Problem("fn", "is required", "for example `fn: rewards.py:correct`"))
+        if self.grader is not None and self.fn is not None:
+            raise nonsense(Problem("grader", "stands in place of `fn`", "remove one of them"))
+        if self.grader is not None and self.style != "runner":
+            raise nonsense(Problem("style", "is for functions", "remove it"))
+        problems = grader_problems(self.grader) if self.grader is not None else []
+        if problems:
+            raise nonsense(*problems)
+        return self
 
     @model_validator(mode="after")
     def _groups_are_for_trl(self) -> Self:
