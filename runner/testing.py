@@ -48,7 +48,7 @@ class RewardUnderTest:
     def __init__(self, function: Function, *, folder: Path = Path(), style: Style = "runner", timeout: float = 10.0):
         self._home = tempfile.TemporaryDirectory(prefix="reward-test-")
         try:
-            fn, source = _source(function, folder, Path(self._home.name))
+            fn, source = _source(function, folder, Path(self._home.name), style)
             reward = Reward.model_validate({"fn": fn, "style": style, "timeout": timeout})
             version = write(build({"reward": reward}, source), Path(self._home.name, "versions"))
             self._host = RewardHost(version, seed=0)
@@ -85,10 +85,10 @@ class RewardUnderTest:
         return [row[0] for row in self._host.score(groups, step=1, split="train")]
 
 
-def _source(function: Function, folder: Path, home: Path) -> tuple[str, Path]:
+def _source(function: Function, folder: Path, home: Path, style: Style) -> tuple[str, Path]:
     """What the job would call it, and the folder its file is in."""
     if callable(function):
-        (home / "rewards.py").write_text(capture({"reward": function}), encoding="utf-8")
+        (home / "rewards.py").write_text(capture({"reward": function}, styles={"reward": style}), encoding="utf-8")
         return f"rewards.py:{function.__name__}", home
     path, _, name = str(function).rpartition(":")
     file = (folder / path).resolve()

@@ -87,7 +87,7 @@ def check_function(tree: ast.Module, name: str, path: str, folder: Path, style: 
     return Finding(
         code="reward-signature",
         message=f"{name} {problem}",
-        hint=_other_style(node.args, style) or f"a reward of style {style} is `{form}`{CTX[style == 'runner']}",
+        hint=_other_style(node.args, style) or f"a reward{_of(style)} is `{form}`{CTX[style == 'runner']}",
         file=str(folder / path),
         line=node.lineno,
         column=node.col_offset + 1,
@@ -113,6 +113,10 @@ def reward_functions(path: Path) -> list[str]:
 
 
 CTX = ("", ", with an optional keyword `ctx`")
+
+
+def _of(style: Style) -> str:
+    return "" if style == "runner" else f" of style {style}"
 
 
 def _other_style(args: ast.arguments, style: Style) -> str | None:
