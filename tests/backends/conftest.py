@@ -17,14 +17,23 @@ SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a two-layer Llama of width 32 over bytes, some of whose completions of 8 tokens end by themselves."""
+    return write_model(tmp_path_factory.mktemp("tiny-model"), width=32)
+
+
+@pytest.fixture(scope="session")
+def engine_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of width 128: vLLM wants heads of at least 32."""
+    return write_model(tmp_path_factory.mktemp("engine-model"), width=128)
+
+
+def write_model(folder: Path, width: int) -> Path:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    folder = tmp_path_factory.mktemp("tiny-model")
     tokenizer = _tokenizer(transformers)
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=128,

@@ -36,8 +36,19 @@ OTHER_THAN_DEFAULT = {
     "scale_rewards": "none",
     "mask_truncated_completions": True,
     "gradient_checkpointing": False,
+    "vllm_gpu_memory_utilization": 0.4,
+    "vllm_max_model_length": 96,
 }
-TRANSLATED = {"steps", "prompts_per_step", "generate_every", "micro_batch", "warmup_ratio", "dtype", "vllm"}
+TRANSLATED = {
+    "steps",
+    "prompts_per_step",
+    "generate_every",
+    "micro_batch",
+    "warmup_ratio",
+    "dtype",
+    "vllm",
+    "vllm_enable_sleep_mode",
+}
 
 
 def test_every_field_of_grpo_is_passed_or_translated() -> None:

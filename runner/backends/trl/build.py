@@ -13,9 +13,10 @@ from transformers import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 from trl import GRPOConfig  # pyright: ignore[reportPrivateImportUsage]
 
+from runner.backends.trl import engine
 from runner.backends.trl.model import Device, is_chat, load_tokenizer, load_values, model_and_revision, prompt_text
 from runner.backends.trl.reporter import Reporter
-from runner.backends.trl.settings import batching, config_values
+from runner.backends.trl.settings import batching, config_values, uses_vllm
 from runner.backends.trl.trainer import OrderSampler, RunTrainer
 from runner.grpo.run import Run
 from runner.grpo.types import Example, Next
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 def build(job: JobSpec, run: Run, first: Next, device: Device, scratch: Path) -> RunTrainer:
     """Everything ready to train. `first` is what `run.begin` said."""
     disable_progress_bar()
+    if uses_vllm(job, device):
+        engine.prepare(device)
     tokenizer = load_tokenizer(job)
     batches = generation_batches(job, run)
     examples = {example.id: example for batch in batches for example in batch}
@@ -52,6 +55,8 @@ def build(job: JobSpec, run: Run, first: Next, device: Device, scratch: Path) ->
     )
     reporter.trainer = trainer
     trainer.remove_callback(PrinterCallback)  # prints every log record to stdout, which is the caller's
+    if trainer.use_vllm and (why := engine.biased(job.grpo)):
+        run.alert("biased_ratio", why)
     if run.resume_from is None:
         # vLLM reseeds this process while it is built, so that the job's seed would not reach the rollouts (TRL #7040)
         set_seed(job.seed, device_specific=True)

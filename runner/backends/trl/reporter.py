@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from runner.backends.trl.engine import LARGEST_GAP
 from runner.grpo.types import Next
 
 if TYPE_CHECKING:
@@ -32,11 +33,13 @@ class Reporter(TrainerCallback):
     def __init__(self, *, stopped: bool) -> None:
         self.stopped = stopped
         """Whether the run has ended."""
+        self._gap_told = False
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         run = self.trainer.run
         if "loss" in logs:
             figures = {**metrics_of(logs), **self._take_figures()}
+            self._tell_gap(figures)
             if not self.trainer.weights_are_finite():
                 figures["loss"] = math.nan  # what the next step's would be
             self._obey(run.report(state.global_step, figures), control)
@@ -48,6 +51,17 @@ class Reporter(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.stopped:
             raise Ended
+
+    def _tell_gap(self, figures: Mapping[str, float]) -> None:
+        """Once: the sampler's log-probabilities are far from the trainer's."""
+        gap = figures.get("sampling/sampling_logp_difference/mean", 0.0)
+        if gap > LARGEST_GAP and not self._gap_told:
+            self._gap_told = True
+            self.trainer.run.alert(
+                "sampler_gap",
+                f"vLLM's log-probabilities differ from the trainer's by {gap:.3f} on average (expected: below "
+                f"{LARGEST_GAP}); the policy may be sampled from other weights or in another precision",
+            )
 
     def _take_figures(self) -> dict[str, float]:
         figures, self.trainer.figures = self.trainer.figures, {}

