@@ -213,8 +213,9 @@ def _varies(group: Values) -> bool:
 
 
 def _winners(old: Values, new: Values) -> bool:
-    """Whether the set of best completions is another one."""
-    return _best(old) != _best(new)
+    """Whether the set of best completions is another one; not where one side has no values at all."""
+    before, after = _best(old), _best(new)
+    return bool(before and after) and before != after
 
 
 def _best(group: Values) -> set[int]:

@@ -70,3 +70,8 @@ def test_completions_without_a_value_on_either_side_are_left_out() -> None:
     found = change("f", [[1.0, None, 3.0]], [[1.0, 2.0, None]])
     assert (found.values, found.changed) == (1, 0)
     assert found.rank_correlation is None
+
+
+def test_a_group_that_fails_as_a_whole_loses_its_signal_and_has_no_new_winner() -> None:
+    found = change("f", [[1.0, 0.0]], [[None, None]])
+    assert (found.new_winners, found.lost) == (0, 1)
