@@ -130,10 +130,10 @@ class Batch:
         With `prefetch`, for a worker that is still at work: none if the next call is slow and may find an idle worker.
         """
         waiting, taken = self.waiting[team], list[Call]()
-        if waiting and self.is_whole(waiting[0]):
-            return self._take_whole_group(waiting, now)
         if prefetch and waiting and not team.one_by_one and pace[waiting[0].function] > MESSAGE_SECONDS:
             return taken
+        if waiting and self.is_whole(waiting[0]):
+            return self._take_whole_group(waiting, now)
         seconds, size = 0.0, 0
         while waiting and len(taken) < (1 if team.one_by_one else MESSAGE_CALLS) and self._may_start(waiting, now):
             call = waiting[0]

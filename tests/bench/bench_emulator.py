@@ -40,7 +40,8 @@ class Clock(TrainerCallback):
     def on_step_begin(self, *args, **kwargs): self.marks.append(time.time())
     def on_step_end(self, *args, **kwargs): self.marks.append(time.time())
 config = GRPOConfig(output_dir=sys.argv[3], use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
-    save_strategy="no", disable_tqdm=True, max_steps=int(sys.argv[4]), per_device_train_batch_size=64, num_generations=8,
+    save_strategy="no", disable_tqdm=True, max_steps=int(sys.argv[4]), per_device_train_batch_size=64,
+    num_generations=8,
     max_completion_length=32, learning_rate=3e-4, model_init_kwargs={"dtype": torch.float32}, beta=0.0,
     generation_kwargs={"min_new_tokens": 32})
 rows = Dataset.from_dict({"prompt": ["Using the numbers [3, 5, 2], make an expression that equals 17. " * 2] * 64})
@@ -66,7 +67,8 @@ prompt = "Using the numbers [3, 5, 2], make an expression that equals 17. " * 2
 examples = [Example(id=i, prompt=prompt, columns={}) for i in range(8)]
 for step in range(1, int(sys.argv[1]) + 1):
     began = time.time()
-    drawn = policy.sample(examples, Sampling(max_completion_length=32), [[step * 64 + g * 8 + i for i in range(8)] for g in range(8)])
+    seeds = [[step * 64 + g * 8 + i for i in range(8)] for g in range(8)]
+    drawn = policy.sample(examples, Sampling(max_completion_length=32), seeds)
     rewards = [float(len(c.text)) for group in drawn.completions for c in group]
     policy.update(drawn, advantages(rewards, 8, "group"), step)
     print(time.time() - began, end=" ")
@@ -127,7 +129,8 @@ def peak(job: Path, home: Path) -> float:
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)"
     )
     [last], _ = python(
-        "-c", code, sys.executable, "-c", "import runner.cli; runner.cli.main()", "emulate", str(job), "--home", str(home)
+        "-c", code, sys.executable, "-c", "import runner.cli; runner.cli.main()", "emulate",
+        str(job), "--home", str(home),
     )  # fmt: skip
     return float(last)
 
@@ -166,13 +169,15 @@ def report(
     """Medians, each ratio within its round."""
     ratio = median(a / b for a, b in zip(steps, ours, strict=True))
     print(
-        f"a step, 64 x {TOKENS} tokens    TRL {median(steps):.3f} s   emulator {median(ours):.3f} s   {ratio:.1f} x faster"
+        f"a step, 64 x {TOKENS} tokens    TRL {median(steps):.3f} s   emulator {median(ours):.3f} s   "
+        f"{ratio:.1f} x faster"
     )
     floor = median(a / b for a, b in zip(ours, floors, strict=True))
     print(f"arithmetic's floor of a step  {median(floors):.3f} s; the emulator takes {floor:.1f} x that")
     whole = median(a / b for a, b in zip(runs["lm"], first, strict=True))
     print(
-        f"{STEPS} steps, start to exit    {median(runs['lm']):.1f} s   TRL's first step begins after {median(first):.1f} s   {whole:.2f} x"
+        f"{STEPS} steps, start to exit    {median(runs['lm']):.1f} s   "
+        f"TRL's first step begins after {median(first):.1f} s   {whole:.2f} x"
     )
     print(f"{STEPS} steps of replay         {median(runs['replay']):.2f} s from start to exit")
     print(f"peak memory                   lm {peaks['lm']:.0f} MB, replay {peaks['replay']:.0f} MB")
