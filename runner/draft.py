@@ -24,6 +24,7 @@ from runner.rewards.capture import capture, name_of
 from runner.spec.errors import Finding, JobError
 from runner.spec.load import Loaded, load
 from runner.spec.model import (
+    Budget,
     Checkpoints,
     Dataset,
     Emulator,
@@ -33,6 +34,9 @@ from runner.spec.model import (
     JobSpec,
     Limits,
     Lora,
+    RateLimit,
+    Retries,
+    Retry,
     Reward,
     Sandbox,
     Secret,
@@ -67,6 +71,8 @@ class Sections(TypedDict, total=False):
     limits: Limits | Mapped
     reload: Literal["auto", "ask", "off"]
     priority: int
+    after: Sequence[str]
+    retry: Retry | Mapped
     labels: Mapping[str, str]
 
 
@@ -89,6 +95,12 @@ def reward(
     only_if: str | None = None,
     style: Literal["runner", "trl", "predibase", "verl"] | None = None,
     batch: Literal["one", "group"] | None = None,
+    isolation: Literal["auto", "worker", "call"] | None = None,
+    concurrency: int | None = None,
+    rate_limit: RateLimit | Mapped | None = None,
+    retries: Retries | Mapped | None = None,
+    budget: Budget | Mapped | None = None,
+    cache: bool | None = None,
 ) -> RewardFunction:
     """A reward function with options of the job's `rewards:` section; those left out have the section's defaults."""
     options = {
@@ -100,6 +112,12 @@ def reward(
         "only_if": only_if,
         "style": style,
         "batch": batch,
+        "isolation": isolation,
+        "concurrency": concurrency,
+        "rate_limit": rate_limit,
+        "retries": retries,
+        "budget": budget,
+        "cache": cache,
     }
     return RewardFunction(fn, {name: value for name, value in options.items() if value is not None})
 
