@@ -197,7 +197,8 @@ def with_function(base: Bundle, folder: Path, name: str, source: str, attribute:
     known = next((function for function in base.functions if function.name == name), None)
     function = known or _function(name, Reward(fn=f"{file}:{attribute}"))
     function = replace(function, file=file, attribute=attribute, weight=function.weight if weight is None else weight)
-    function = replace(function, adapter=_adapter(function))
+    waits = function.batch == "one" and is_async(parse(file, source.encode()), attribute)
+    function = replace(function, adapter=_adapter(function), is_async=waits)
     others = {other.name: other for other in base.functions}
     functions = tuple((others | {name: function}).values())
     kept = dict.fromkeys(other.file for other in functions if other.file != file)

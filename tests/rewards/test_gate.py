@@ -12,7 +12,7 @@ from runner.rewards.contract import Outcome, Score
 from runner.rewards.gate import clipped
 from runner.rewards.host import RewardHost
 from runner.spec.gate import GateError, find_cycle, parse_gate
-from runner.spec.model import Reward
+from runner.spec.model import Budget, Reward
 from tests.rewards.helpers import group
 
 SOURCE = """
@@ -129,3 +129,26 @@ def test_a_circle_of_conditions_is_found() -> None:
     assert find_cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
     assert find_cycle({"a": {"a"}}) == ["a", "a"]
     assert find_cycle({"a": {"b", "c"}, "b": {"c"}}) == []
+
+
+def test_a_gated_function_is_called_once_the_others_are_there_whatever_isolates_or_caches_it(tmp_path: Path) -> None:
+    rows = scores(
+        tmp_path,
+        ["ok", "no", "ok"],
+        judge=reward("judge", only_if="format > 0", isolation="call", cache=True),
+        format=reward("format", cache=True),
+    )
+    assert [row["judge"].value for row in rows] == [2.0, None, 2.0]
+    assert rows[1]["judge"].reason == "gated: format > 0"
+
+
+def test_a_budget_counts_only_the_calls_that_the_gate_lets_through(tmp_path: Path) -> None:
+    rows = scores(
+        tmp_path,
+        ["no", "ok", "no", "ok"],
+        judge=reward("judge", only_if="format > 0", budget=Budget(calls=1)),
+        format=reward("format"),
+    )
+    outcomes = [row["judge"].outcome for row in rows]
+    assert outcomes.count(Outcome.OK) == 1 and outcomes.count(Outcome.BUDGET) == 1
+    assert outcomes[0] == outcomes[2] == Outcome.NONE

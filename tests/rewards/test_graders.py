@@ -210,3 +210,9 @@ def test_a_reward_is_a_function_or_a_grader(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(JOB % both)
     with pytest.raises(JobError, match="stands in place of `fn`"):
         load(tmp_path / "job.yaml")
+
+
+def test_a_python_grader_that_executes_text_gets_a_process_for_each_call(tmp_path: Path) -> None:
+    source = "def grade(sample, item):\n    return float(eval(sample['output_text']))\n"
+    rewards = {"sum": Reward(grader={"type": "python", "name": "sum", "source": source})}
+    assert [function.isolation for function in build(rewards, tmp_path).functions] == ["call"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.rewards.bundle import build, columns_read, write
+from runner.rewards.bundle import build, columns_read, with_function, write
 from runner.rewards.contract import GroupCall, Score
 from runner.rewards.host import RewardHost
 from runner.rewards.inprocess import score_here
@@ -317,3 +317,35 @@ def test_the_style_is_part_of_the_version(tmp_path: Path) -> None:
     )  # fmt: skip
     assert one.sha256 != other.sha256
     assert sorted(other.sources) == ["_predibase_one_rewards_f.py", "_runner_predibase.py", "rewards.py"]
+
+
+def test_a_slow_call_for_a_whole_group_is_not_made_again_for_an_idle_worker(tmp_path: Path) -> None:
+    source = """
+    import time
+    def slow(completions, **kwargs):
+        time.sleep(0.4)
+        print("called")
+        return [float(len(text)) for text in completions]
+    """
+    scores = scored(tmp_path, source, call(), f=Reward(fn="rewards.py:slow", style="trl", batch="group"))["f"]
+    assert [score.value for score in scores] == [float(len(text)) for text in TEXTS]
+    assert [score.output for score in scores] == ["called\n", None, None, None]
+
+
+def test_a_function_put_in_place_of_another_is_called_in_its_style_and_leaves_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "rewards.py").write_text(TRL_FUNCTIONS)
+    rewards = {
+        "f": Reward(fn="rewards.py:judged", style="trl"),
+        "rest": Reward(fn="rewards.py:against_the_group", style="trl", batch="group"),
+        "graded": Reward(
+            grader={"type": "string_check", "name": "x", "input": "{{sample.output_text}}", "reference": "no",
+                    "operation": "eq"}
+        ),
+    }  # fmt: skip
+    base = build(rewards, tmp_path)
+    folder = write(base, tmp_path / "versions")
+    source = "def one(completions, **kwargs):\n    return [1.0 for _ in completions]\n"
+    version = write(with_function(base, folder, "f", source, "one", None), tmp_path / "versions")
+    with RewardHost(version, seed=0) as host:
+        rows = host.score([call(["no", "four"])], step=1, split="train")
+    assert [[score.value for score in row] for row in rows] == [[1.0, -1.0, 1.0], [1.0, 1.0, 0.0]]

@@ -47,3 +47,13 @@ def test_conditions_may_not_go_in_a_circle(tmp_path: Path) -> None:
 def test_bounds_come_in_order(tmp_path: Path) -> None:
     found = finding(tmp_path, ", clip: [1, 0]")
     assert (found.line, found.field, found.message) == (5, "rewards.answer.clip", "[1, 0] is no range")
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [("isolation: call", "isolation"), ("cache: true", "cache"), ("retries: {max: 2}", "retries")],
+)
+def test_what_is_said_of_one_call_is_refused_for_a_whole_group(tmp_path: Path, more: str, field: str) -> None:
+    found = finding(tmp_path, f", style: trl, batch: group, {more}")
+    assert (found.line, found.field) == (5, f"rewards.answer.{field}")
+    assert (found.message, found.hint) == ("is for calls of one completion", "remove `batch: group`")
