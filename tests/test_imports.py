@@ -24,7 +24,24 @@ ALLOWED = {
     "ci": {"ci", "api", "queue", "store", "data", "rewards", "spec", "journal", "backends", "grpo"},
     "watch": {"watch", "api", "queue", "store", "spec", "journal"},
     "monitor": {"monitor", "api", "queue", "store", "rewards", "spec", "journal"},
-    "cli": {"cli", "ci", "api", "draft", "queue", "store", "data", "rewards", "spec", "journal", "watch", "monitor"},
+    "preview": {"preview", "api", "queue", "store", "data", "rewards", "spec", "journal", "backends", "grpo"},
+    "testing": {"testing", "rewards", "spec", "journal"},
+    "pytest_plugin": {"pytest_plugin", "testing", "queue", "rewards", "spec", "journal"},
+    "cli": {
+        "cli",
+        "preview",
+        "ci",
+        "api",
+        "draft",
+        "queue",
+        "store",
+        "data",
+        "rewards",
+        "spec",
+        "journal",
+        "watch",
+        "monitor",
+    },
 }
 """room → rooms it may import."""
 

@@ -55,7 +55,8 @@ class Tokens:
     def completion(self, tokens: Sequence[int]) -> Completion:
         ended = tokens[-1] in self.end
         text = self._tokenizer.decode(list(tokens[:-1] if ended else tokens), skip_special_tokens=True)
-        return Completion(text=text, n_tokens=len(tokens), finish="eos" if ended else "length")
+        finish = "eos" if ended else "length"
+        return Completion(text=text, n_tokens=len(tokens), finish=finish, ids=tuple(tokens))
 
 
 def _tokenizer(path: Path) -> Tokenizer:

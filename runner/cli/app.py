@@ -30,7 +30,7 @@ VERBS = {
     "rerun": ("queue", "Makes a new run of a run's job."),
     "diff": ("diff", "Compares two runs or job files."),
     "export": ("export", "Writes model, completions and metrics."),
-    "reward": ("reward", "Looks after the reward functions of a run."),
+    "reward": ("reward", "Tries, compares and manages reward functions."),
     "ui": ("ui", "Shows jobs, runs, completions and rewards in a browser."),
     "schema": ("schema", "Prints a JSON Schema."),
     "explain": ("schema", "Explains a field of job.yaml."),

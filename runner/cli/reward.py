@@ -9,9 +9,15 @@ import typer
 
 from runner.cli.boundary import guarded
 
-VERBS = {"history": "reward_versions", "rollback": "reward_versions", "accept": "reward_versions"}
+VERBS = {
+    "test": "reward_test",
+    "rescore": "reward_rescore",
+    "history": "reward_versions",
+    "rollback": "reward_versions",
+    "accept": "reward_versions",
+}
 """verb → module of this package that has a function of that name."""
-TEXT = "Looks after the reward functions of a run."
+TEXT = "Tries, compares and manages reward functions."
 
 
 def reward() -> Any:
@@ -24,4 +30,4 @@ def reward() -> Any:
 
 
 def _nothing() -> None:
-    """Looks after the reward functions of a run."""
+    """Tries, compares and manages reward functions."""

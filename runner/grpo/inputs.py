@@ -8,8 +8,7 @@ from pathlib import Path
 
 from runner.journal.events import Difference
 from runner.journal.folder import RunFolder, read_json
-from runner.rewards.sandbox import Settings
-from runner.rewards.secrets import resolve
+from runner.rewards.sandbox import Settings, settings_of
 from runner.spec.errors import Finding, JobError
 from runner.spec.model import JobSpec
 
@@ -51,8 +50,7 @@ def reward_settings(inputs: Inputs, state: Path | None) -> Settings:
 
     Raises JobError when a secret isn't there: it was when the job was checked, on this machine or another.
     """
-    secrets = resolve(inputs.job.secrets, inputs.data_folder)
-    return Settings(sandbox=inputs.job.sandbox, secrets=secrets, job_folder=inputs.data_folder, state=state)
+    return settings_of(inputs.job, inputs.data_folder, state)
 
 
 def absolute_paths(job: JobSpec, *folders: Path) -> JobSpec:

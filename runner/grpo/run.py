@@ -149,7 +149,7 @@ class Run:
         calls = [_call(group) for group in groups]
         scores = self._scorer.score(calls, step=step, split=split)
         optimised = [i for i, function in enumerate(self._scorer.functions) if function.weight != 0]
-        values = [_optimised_values(row, optimised, self._scorer.functions) for row in scores]
+        values = [optimised_values(row, optimised, self._scorer.functions) for row in scores]
         weights = tuple(self._scorer.functions[i].weight for i in optimised)
         rewards = weighted_rewards(values, weights)
         scored = Scored(
@@ -339,12 +339,12 @@ def _call(group: Group) -> GroupCall:
         example=group.example.columns,
         completions=[completion.text for completion in group.completions],
         finish=[completion.finish for completion in group.completions],
-        n_tokens=[completion.n_tokens for completion in group.completions],
         messages=messages,  # pyright: ignore[reportArgumentType]
+        tokens=[completion.ids or completion.n_tokens for completion in group.completions],
     )
 
 
-def _optimised_values(
+def optimised_values(
     row: Sequence[Score], optimised: Sequence[int], functions: Sequence[Function]
 ) -> list[float | None]:
     """Values of the optimised functions; all None when one of them failed and the completion leaves its group."""

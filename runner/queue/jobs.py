@@ -83,7 +83,7 @@ def check(loaded: Loaded, backend: str) -> Checked:
     except JobError as error:
         problems += error.findings
     try:
-        rewards = bundle.build(job.rewards, loaded.folder)
+        rewards = bundle.build(job.rewards, loaded.folder, job.packages)
     except JobError as error:
         problems += error.findings
     try:

@@ -94,7 +94,7 @@ class Publisher:
     def _publish(self, stats: frozenset[Stat]) -> None:
         try:
             loaded = load(self._job_file, self._overrides)
-            built = bundle.build(loaded.job.rewards, loaded.folder)
+            built = bundle.locked(bundle.build(loaded.job.rewards, loaded.folder, loaded.job.packages))
             error = None
         except JobError as found:
             loaded = built = None
@@ -255,7 +255,7 @@ def drift(folder: RunFolder, live: str) -> Drift | None:
         return None
     try:
         loaded = load(job_file, spec["overrides"])
-        built = bundle.build(loaded.job.rewards, loaded.folder)
+        built = bundle.locked(bundle.build(loaded.job.rewards, loaded.folder, loaded.job.packages))
     except JobError as error:
         return Drift(None, _in_words(error, job_file.parent))
     return None if built.sha256 == live else Drift(built.sha256)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from runner.journal.completions import RUN, recorded
 from runner.journal.events import Difference
 from runner.journal.folder import RunFolder, write_json
 from runner.queue.jobs import Checked
+from runner.rewards import bundle
+from runner.rewards.environment import ensure
 from runner.rewards.versions import Shelf
+from runner.spec.errors import JobError
 from runner.spec.model import JobSpec, dump
 from runner.spec.resolve import revision
 from runner.store.rows import Submission
@@ -28,6 +32,11 @@ def submit(
 ) -> str:
     """Puts a run in the queue and gives its id. `device`: what the TRL backend is to train on. `fork`: a checkpoint
     folder that the run goes on from, `parent` its run as `id@step`."""
+    try:
+        rewards = bundle.locked(checked.rewards)
+    except JobError as error:
+        raise JobError(checked.loaded.locate(error.findings)) from None
+    checked = replace(checked, rewards=rewards)
     submission = Submission(
         job=checked.loaded.name,
         revision=revision(checked.loaded.job),
@@ -50,6 +59,8 @@ def _fill(folder: RunFolder, checked: Checked, device: Device, fork: Path | None
         _copy(loaded.folder / path, folder.source / path)
     _keep_recorded(folder, checked.job.emulator.completions)
     Shelf(folder.rewards).publish(checked.rewards, "submit")
+    if checked.rewards.packages is not None:
+        write_json(folder.environment_json, environment(checked.rewards))
     if fork is not None:
         shutil.copytree(fork, folder.checkpoints / fork.name)
     write_json(
@@ -64,6 +75,12 @@ def _fill(folder: RunFolder, checked: Checked, device: Device, fork: Path | None
             "differences": [_plain(difference) for difference in checked.differences],
         },
     )
+
+
+def environment(rewards: bundle.Bundle) -> dict[str, Any]:
+    """What the rewards run in, as it was found when the run was submitted."""
+    assert rewards.packages is not None
+    return asdict(ensure(rewards.packages))
 
 
 def _inputs(job: JobSpec) -> list[str]:

@@ -38,8 +38,6 @@ class Loaded(Protocol):
     names: list[str]
     functions: list[Callable[..., Any]]
     takes_ctx: list[bool]
-    is_isolated: list[bool]
-    """Every call in a process of its own."""
     timeouts: list[float]
     setups: list[Callable[[], object]]
 
@@ -47,11 +45,14 @@ class Loaded(Protocol):
 class Ctx:
     """What a reward gets as `ctx` if it takes one."""
 
-    __slots__ = ("_metrics", "_tokens", "finish", "messages", "n_tokens", "progress", "seed", "split", "step")
+    __slots__ = (
+        "_metrics", "_used", "finish", "group", "messages", "n_tokens", "progress", "seed", "split", "step", "tokens",
+    )  # fmt: skip
 
     Retry = Retry
 
-    def __init__(self, request: dict[str, Any], completion: list[Any], seed: int) -> None:
+    def __init__(self, request: dict[str, Any], position: int, seed: int) -> None:
+        completion = request["completions"][position]
         self.step: int = request["step"]
         """The optimizer step whose batch this is."""
         self.progress: float = request["progress"]
@@ -66,8 +67,15 @@ class Ctx:
         """Tokens of the completion; None if unknown."""
         self.seed = seed
         """The same for the same call, whichever worker makes it. `random` and numpy are seeded with it already."""
+        self.tokens: list[int] | int | None = request["tokens"][position] if "tokens" in request else None
+        """The completion's token ids, or their number, for functions of TRL's style."""
+        self.group: dict[str, Any] | None = request.get("whole")
+        """For `batch: group`: `number` and `index`, and all `completions` as [text, tokens]; one object for all calls
+        of a message."""
+        if self.group is not None:
+            self.group["index"] = completion[0]
         self._metrics: dict[str, float] = {}
-        self._tokens = 0
+        self._used = 0
 
     def log_metric(self, name: str, value: float) -> None:
         """Recorded as the metric `rewards/<function>/<name>`: the mean of a step's calls. At most 32 in one call."""
@@ -76,13 +84,13 @@ class Ctx:
 
     def use_tokens(self, n: int) -> None:
         """Counts tokens that a service charged for, against the job's `rate_limit` and `budget`."""
-        self._tokens += int(n)
+        self._used += int(n)
 
     def extras(self) -> tuple[dict[str, float], int]:
         """What was logged and used; nothing where the call broke it."""
         try:
             finite = {name: value for name, value in self._metrics.items() if value - value == 0}
-            return finite, max(self._tokens, 0)
+            return finite, max(self._used, 0)
         except BaseException:
             return {}, 0
 
@@ -105,7 +113,7 @@ def prepare(loaded: Loaded, request: dict[str, Any], index: int, position: int, 
     completion = request["completions"][position]
     place = (seed, request["step"], request["split"], request["group"], completion[0], loaded.names[index])
     number = seed_generators("/".join(map(str, place)))
-    ctx = Ctx(request, completion, number) if loaded.takes_ctx[index] else None
+    ctx = Ctx(request, position, number) if loaded.takes_ctx[index] else None
     arguments = (request["prompt"], completion[1], json.loads(request["example"]))
     return Prepared(loaded.functions[index], arguments, {} if ctx is None else {"ctx": ctx}, ctx)
 

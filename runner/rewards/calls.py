@@ -12,6 +12,7 @@ from runner.rewards.bundle import Function
 from runner.rewards.cache import Cache
 from runner.rewards.contract import GroupCall, Outcome, Score
 from runner.rewards.frames import Answer, clean, encode
+from runner.rewards.gate import Gates, clipped
 from runner.rewards.meter import Meter
 from runner.rewards.teams import Mode, Team
 
@@ -77,9 +78,18 @@ class Batch:
         """Calls whose worker died: each is tried once more in a fresh worker with nothing before it."""
         self._later: list[tuple[float, int, Call]] = []
         """Calls to be tried again, by the time when."""
-        for row, (group, index) in enumerate(places):
-            for function in range(len(functions)):
-                self._add(Call(row * len(functions) + function, group, index, function))
+        self._gates = Gates(functions)
+        calls = [
+            Call(row * len(functions) + function, group, index, function)
+            for row, (group, index) in enumerate(places)
+            for function in range(len(functions))
+        ]
+        calls.sort(key=lambda call: (call.group, self.is_whole(call) and call.function + 1))
+        self._held = {call.number: call for call in calls if self._gates.holds_back(call.function)}
+        """Calls that wait for other functions' scores of their completion."""
+        for call in calls:
+            if call.number not in self._held:
+                self._add(call)
 
     def _add(self, call: Call) -> None:
         function = self._functions[call.function]
@@ -122,13 +132,15 @@ class Batch:
         waiting, taken = self.waiting[team], list[Call]()
         if prefetch and waiting and not team.one_by_one and pace[waiting[0].function] > MESSAGE_SECONDS:
             return taken
+        if waiting and self.is_whole(waiting[0]):
+            return self._take_whole_group(waiting, now)
         seconds, size = 0.0, 0
         while waiting and len(taken) < (1 if team.one_by_one else MESSAGE_CALLS) and self._may_start(waiting, now):
             call = waiting[0]
             seconds += pace[call.function]
             size += len(self._groups[call.group].completions[call.index])
             full = seconds > MESSAGE_SECONDS or size > MESSAGE_BYTES or (taken and call.group != taken[0].group)
-            if taken and full:
+            if taken and (full or self.is_whole(call)):
                 break
             self._meters[call.function].start(now)
             taken.append(waiting.popleft())
@@ -136,13 +148,27 @@ class Batch:
 
     def _may_start(self, waiting: deque[Call], now: float) -> bool:
         """Whether rate and budget let the first call start. A budget that is used up settles what waits for it."""
+        if not waiting:
+            return False  # a settled call may have settled others
         function = waiting[0].function
         if not self._meters[function].is_limited:
             return True
         if spent := self._meters[function].used_up():
             self._drop(function, Outcome.BUDGET, f"not called: {spent}")
-            return bool(waiting) and self._may_start(waiting, now)
+            return self._may_start(waiting, now)
         return self._meters[function].delay(now) == 0
+
+    def is_whole(self, call: Call) -> bool:
+        """Whether its function is called once for the whole group."""
+        return self._functions[call.function].batch == "group"
+
+    def _take_whole_group(self, waiting: deque[Call], now: float) -> list[Call]:
+        """The group's waiting calls of one function: a message of their own, however long it takes."""
+        first, taken = waiting[0], list[Call]()
+        while waiting and (waiting[0].group, waiting[0].function) == (first.group, first.function):
+            self._meters[first.function].start(now)
+            taken.append(waiting.popleft())
+        return taken
 
     def put_back(self, calls: Sequence[Call]) -> None:
         """Calls that a worker was given and didn't start."""
@@ -158,17 +184,22 @@ class Batch:
         group = self._groups[calls[0].group]
         indices = list(dict.fromkeys(call.index for call in calls))
         nothing = (None,) * len(group.completions)
-        finish, n_tokens = group.finish or nothing, group.n_tokens or nothing
-        request = {
+        finish, tokens = group.finish or nothing, group.tokens or nothing
+        request: dict[str, object] = {
             **self._place,
             "mode": mode,
             "group": calls[0].group,
             "prompt": group.prompt,
             "example": self._examples[calls[0].group],
             "messages": self._messages[calls[0].group],
-            "completions": [[i, group.completions[i], finish[i], n_tokens[i]] for i in indices],
+            "completions": [[i, group.completions[i], finish[i], _length(tokens[i])] for i in indices],
             "calls": [[call.number, call.function, indices.index(call.index)] for call in calls],
         }
+        if any(self._functions[call.function].style == "trl" for call in calls):
+            request["tokens"] = [tokens[index] for index in indices]
+            if self.is_whole(calls[0]):
+                members = [[text, ids] for text, ids in zip(group.completions, tokens, strict=True)]
+                request["whole"] = {"number": calls[0].group, "completions": members}
         return encode(request)
 
     def record(self, call: Call, said: Answer, now: float) -> None:
@@ -191,6 +222,7 @@ class Batch:
             seconds=said.seconds,
             metrics=said.metrics,
         )
+        score = clipped(score, function.clip)
         if function.cache:
             self._cache.keep(self._key(call), score)
             score = replace(score, metrics={**said.metrics, "cached": 0.0})
@@ -198,7 +230,14 @@ class Batch:
 
     def fail(self, call: Call, outcome: Outcome, error: str, output: str | None = None, seconds: float = 0.0) -> None:
         """The score of a call that no worker can answer any more."""
-        score = Score(
+        self._set(call, self._failed(call, outcome, error, output, seconds))
+        if self.is_whole(call):
+            self._fail_rest_of_group(call, outcome, error)
+
+    def _failed(
+        self, call: Call, outcome: Outcome, error: str, output: str | None = None, seconds: float = 0.0
+    ) -> Score:
+        return Score(
             name=self._functions[call.function].name,
             value=None,
             outcome=outcome,
@@ -206,14 +245,26 @@ class Batch:
             output=output and clean(output),
             seconds=seconds,
         )
-        self._set(call, score)
+
+    def _fail_rest_of_group(self, call: Call, outcome: Outcome, error: str) -> None:
+        """A call for a whole group is not tried again for each of its completions."""
+        waiting, place = self.waiting[self.team(call)], (call.group, call.function)
+        rest = [other for other in (*waiting, *self.alone) if (other.group, other.function) == place]
+        for queue in (waiting, self.alone):
+            kept = [other for other in queue if other not in rest]
+            queue.clear()
+            queue.extend(kept)
+        for other in rest:
+            self._set(other, self._failed(other, outcome, error))
 
     def fail_waiting(self, error: str) -> None:
         """Records what waits as our own failure: there is no way to run it."""
-        for call in [*(call for calls in self.waiting.values() for call in calls), *self.alone]:
-            self.fail(call, Outcome.INFRASTRUCTURE, error)
-        for calls in (*self.waiting.values(), self.alone):
-            calls.clear()
+        queues = [*self.waiting.values(), self.alone]
+        while calls := [call for queue in queues for call in queue]:  # a failure may let go a call that waited for it
+            for queue in queues:
+                queue.clear()
+            for call in calls:
+                self.fail(call, Outcome.INFRASTRUCTURE, error)
 
     def _key(self, call: Call) -> str:
         name = self._functions[call.function].name
@@ -227,6 +278,24 @@ class Batch:
         self._scores[call.number] = score
         self._open -= 1
         self._count_hangs(call.function, score.outcome)
+        self._decide_gates(call)
+
+    def _decide_gates(self, call: Call) -> None:
+        """Lets go, or answers, the calls on the same completion that waited for this score."""
+        start = call.number - call.function
+        row = self._scores[start : start + len(self._functions)]
+        for function in self._gates.after(call.function):
+            held = self._held.get(start + function)
+            verdict = self._gates.verdict(function, row) if held else None
+            if held is None or verdict is None:
+                continue
+            del self._held[held.number]
+            if verdict is not True:
+                self._set(held, verdict)
+            elif self._hangs[function] >= self._give_up[function]:
+                self.fail(held, Outcome.TIMEOUT, self._not_started(function))
+            else:
+                self._add(held)
 
     def _count_hangs(self, function: int, outcome: Outcome) -> None:
         if outcome is not Outcome.TIMEOUT:
@@ -238,8 +307,10 @@ class Batch:
 
     def _give_up_on(self, function: int) -> None:
         """Doesn't start what waits of a function that hangs every time, or 1000 hangs would cost 1000 deadlines."""
-        error = f"not started: {self._give_up[function]} calls in a row timed out"
-        self._drop(function, Outcome.TIMEOUT, error)
+        self._drop(function, Outcome.TIMEOUT, self._not_started(function))
+
+    def _not_started(self, function: int) -> str:
+        return f"not started: {self._give_up[function]} calls in a row timed out"
 
     def _drop(self, function: int, outcome: Outcome, error: str) -> None:
         waiting = self.waiting[self._team_of[function]]
@@ -249,3 +320,7 @@ class Batch:
         waiting.extend(kept)
         for call in dropped:
             self.fail(call, outcome, error)
+
+
+def _length(tokens: Sequence[int] | int | None) -> int | None:
+    return tokens if tokens is None or isinstance(tokens, int) else len(tokens)

@@ -63,7 +63,7 @@ class GroupCall:
     completions: Sequence[str]
     finish: Sequence[str] = field(default_factory=tuple[str, ...])
     """`eos` or `length` for each completion."""
-    n_tokens: Sequence[int] = field(default_factory=tuple[int, ...])
-    """Of each completion."""
     messages: Sequence[Mapping[str, str]] | None = None
     """The prompt's chat turns, where it has them."""
+    tokens: Sequence[Sequence[int] | int] = field(default_factory=tuple[int, ...])
+    """Of each completion the token ids, or their number where the ids were not kept."""

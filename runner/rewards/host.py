@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from runner.rewards.bundle import read
+from runner.rewards.bundle import interpreter, read
 from runner.rewards.cache import Cache
 from runner.rewards.calls import Batch, Call, Place
 from runner.rewards.contract import GroupCall, Outcome, Score
@@ -80,6 +80,7 @@ class RewardHost:
         self.version = bundle.sha256
         self.functions = tuple(bundle.functions)
         self._folder = folder.resolve()
+        self._python = interpreter(bundle)
         self._seed = seed
         self._steps = steps
         self._settings = settings or Settings()
@@ -178,7 +179,7 @@ class RewardHost:
 
     def _start_zygote(self) -> None:
         policy = self._settings.policy(self._folder, self._scratch)
-        self._zygote = Zygote(self._folder, self._seed, self._scratch, policy, self._settings.variables())
+        self._zygote = Zygote(self._python, self._folder, self._seed, self._scratch, policy, self._settings.variables())
         self._selector.register(self._zygote.control, selectors.EVENT_READ, None)
 
     def _refill(self) -> None:

@@ -56,14 +56,18 @@ class LoadFailure(Exception):
         super().__init__(error)
 
 
+MISSING_MODULE = "name the package that has it in the job's `packages:`, as `packages: [sympy]`"
+
+
 class RewardLoadError(JobError):
     """The reward files of a version can't be imported. The finding has the Python line; `detail` the traceback."""
 
     def __init__(self, failure: LoadFailure, file: str) -> None:
         self.detail = failure.error
         message = failure.error.partition("\n")[0]
-        finding = Finding(code="reward-import", message=message, file=failure.file or file, line=failure.line)
-        super().__init__([finding])
+        hint = MISSING_MODULE if message.startswith("ModuleNotFoundError") else ""
+        where = failure.file or file
+        super().__init__([Finding(code="reward-import", message=message, hint=hint, file=where, line=failure.line)])
 
 
 class Worker:
@@ -222,14 +226,16 @@ class Zygote:
     Raises LoadFailure when the reward files can't be imported within `START_SECONDS`.
     """
 
-    def __init__(self, folder: Path, seed: int, scratch: Path, policy: Policy, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self, python: str, folder: Path, seed: int, scratch: Path, policy: Policy, variables: Mapping[str, str]
+    ) -> None:
         self.control, theirs = socket.socketpair()
         self._expected: deque[Worker] = deque()
         self._folder = folder
         output = anonymous_file(scratch)
         try:
             with theirs:  # ours would keep the end of the zygote from being seen
-                self._process = _spawn(folder, seed, scratch, policy, variables, theirs, output)
+                self._process = _spawn(python, folder, seed, scratch, policy, variables, theirs, output)
             self._wait_until_loaded(output)
         except BaseException:
             self.control.close()
@@ -367,6 +373,7 @@ def death_of_fork(said: Answer, folder: Path) -> str:
 
 
 def _spawn(
+    python: str,
     folder: Path,
     seed: int,
     scratch: Path,
@@ -377,7 +384,7 @@ def _spawn(
 ) -> subprocess.Popen[bytes]:
     arguments = [str(control.fileno()), str(folder), str(seed), str(os.getpid()), json.dumps(policy), "early"]
     return subprocess.Popen(
-        [sys.executable, "-s", "-P", "-u", str(ROOM / "zygote.py"), *arguments],
+        [python, "-s", "-P", "-u", str(ROOM / "zygote.py"), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,

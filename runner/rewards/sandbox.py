@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runner.rewards.confine import Policy
+from runner.rewards.secrets import resolve
+from runner.spec.model import JobSpec
 from runner.spec.sandbox import Ports, Sandbox
 
 
@@ -30,6 +32,11 @@ class Settings:
         """What the job adds to the rewards' environment."""
         passed = {name: os.environ[name] for name in self.sandbox.env if name in os.environ}
         return {**passed, **self.secrets}
+
+
+def settings_of(job: JobSpec, folder: Path, state: Path | None = None) -> Settings:
+    """What the job, which lies in `folder`, grants its rewards. Raises JobError when a secret isn't there."""
+    return Settings(sandbox=job.sandbox, secrets=resolve(job.secrets, folder), job_folder=folder, state=state)
 
 
 def policy_of(sandbox: Sandbox, bundle: Path, scratch: Path, job_folder: Path, hidden: Sequence[str] = ()) -> Policy:

@@ -40,6 +40,8 @@ def steal(batch: Batch, workers: Sequence[Worker]) -> None:
         team = worker.team
         if team is None or team.one_by_one or worker.state is not State.READY or batch.waiting[team]:
             continue
+        if worker.current is not None and batch.is_whole(worker.current):
+            continue  # the calls behind it are answered with it
         calls = worker.unstarted() if now > worker.since + STEAL_SECONDS else []
         if calls and any(other.has_room(team) and not other.messages for other in workers):
             worker.keep_only_current()

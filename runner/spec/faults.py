@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from runner.spec import hints
 from runner.spec.document import DataPath, Place, dotted, finding
 from runner.spec.errors import Finding
-from runner.spec.model import Problem
 from runner.spec.schema import fields, node_at
+from runner.spec.section import Problem
 
 
 @dataclass(frozen=True, slots=True)

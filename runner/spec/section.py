@@ -12,6 +12,8 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Requirement = Annotated[str, Field(pattern=r"^[A-Za-z0-9][^\r\n]*$", max_length=500)]
+"""A package as pip takes it, `name` with conditions; no option and no path."""
 Text = Annotated[str, Field(min_length=1)]
 
 

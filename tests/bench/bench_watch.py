@@ -83,8 +83,10 @@ def drop(home: Path, specs: int) -> None:
     judged = time.monotonic() - began
     runs = count(home, "SELECT count(DISTINCT job) FROM runs WHERE state = 'queued'")
     print(f"dropped   {specs} files in {written:.1f} s; judged and queued {runs} in {judged:.1f} s", end="")
-    cost = f"{cpu_seconds(process.pid):.1f} s of processor, peak {peak_mib(process.pid):.0f} MiB"
-    print(f" ({specs / judged:.0f}/s), {cost}")
+    print(
+        f" ({specs / judged:.0f}/s), {cpu_seconds(process.pid):.1f} s of processor, "
+        f"peak {peak_mib(process.pid):.0f} MiB"
+    )
     if runs != specs:
         raise SystemExit(f"{specs - runs} missed")
     end(process)

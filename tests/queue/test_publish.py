@@ -197,3 +197,14 @@ def test_a_deleted_file_keeps_the_last_good_version(desk: Desk) -> None:
 def test_the_log_is_one_json_object_a_line(desk: Desk) -> None:
     lines = (desk.folder.rewards / "published.jsonl").read_text().splitlines()
     assert [json.loads(line)["by"] for line in lines] == ["submit"]
+
+
+def test_a_job_with_packages_is_published_again_only_when_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNNER_CACHE", str(tmp_path / "cache"))
+    desk = Desk(tmp_path, packages=[])
+    desk.job.write_text(desk.job.read_text() + "# a comment\n")
+    desk.rest()
+    assert (desk.log(), drift(desk.folder, desk.first)) == ([], None)
+    assert desk.shelf.bundle(desk.first).locked == []

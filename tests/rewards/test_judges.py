@@ -240,7 +240,7 @@ def test_ctx_knows_where_the_training_is_and_what_the_completion_is(tmp_path: Pa
         said = [ctx.step, ctx.progress, ctx.split, ctx.finish, ctx.n_tokens, ctx.messages, isinstance(ctx.seed, int)]
         return {"score": 1, "reason": str(said)}
     """
-    call = GroupCall(prompt="p", example={}, completions=["a b c"], finish=["length"], n_tokens=[7])
+    call = GroupCall(prompt="p", example={}, completions=["a b c"], finish=["length"], tokens=[7])
     with RewardHost(version_of(tmp_path, source), seed=0, steps=200) as host:
         ((score,),) = host.score([call], step=50, split="eval")
     assert score.reason == "[50, 0.25, 'eval', 'length', 7, None, True]"

@@ -86,7 +86,8 @@ def section(node: Any) -> st.SearchStrategy[Any]:
         names = [name for name in ("a", "b", "c-1") if re.search(pattern, name)]
         return st.dictionaries(st.sampled_from(names), valid(inner), min_size=node.get("minProperties", 0))
     if "properties" not in node:
-        return st.dictionaries(st.text(max_size=3), valid(node["additionalProperties"]), max_size=2)
+        inner = node["additionalProperties"]
+        return st.dictionaries(st.text(max_size=3), SCALARS if inner is True else valid(inner), max_size=2)
     required = {name: valid(inner) for name, inner in node["properties"].items() if name in node.get("required", ())}
     rest = {name: valid(inner) for name, inner in node["properties"].items() if name not in required}
     return st.fixed_dictionaries(required, optional=rest)

@@ -161,7 +161,9 @@ class RunTrainer(GRPOTrainer):
         """The batch as groups. Equal prompts lie together, `num_generations` of them, in the order of the rows."""
         ended = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         every = [
-            Completion(text=text, n_tokens=len(tokens), finish="eos" if tokens[-1] in ended else "length")
+            Completion(
+                text=text, n_tokens=len(tokens), finish="eos" if tokens[-1] in ended else "length", ids=tuple(tokens)
+            )
             for text, tokens in zip(completions, ids, strict=True)
         ]
         size = self.num_generations if split == "train" else self.num_generations_eval
