@@ -31,7 +31,7 @@ VERBS = {
     "diff": ("diff", "Compares two runs or job files."),
     "export": ("export", "Writes model, completions and metrics."),
     "reward": ("reward", "Tries, compares and manages reward functions."),
-    "ui": ("ui", "Shows everything in a browser."),
+    "ui": ("ui", "Shows jobs, runs, completions and rewards in a browser."),
     "schema": ("schema", "Prints a JSON Schema."),
     "explain": ("schema", "Explains a field of job.yaml."),
     "doctor": ("doctor", "Says what this machine offers."),
