@@ -33,6 +33,7 @@ from runner.spec.model import (
     JobSpec,
     Limits,
     Lora,
+    Retry,
     Reward,
     Stop,
 )
@@ -61,6 +62,8 @@ class Sections(TypedDict, total=False):
     emulator: Emulator | Mapped
     limits: Limits | Mapped
     priority: int
+    after: Sequence[str]
+    retry: Retry | Mapped
     labels: Mapping[str, str]
 
 
