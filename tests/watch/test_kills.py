@@ -45,7 +45,7 @@ def test_whatever_is_killed_every_job_runs_to_its_end_exactly_once(tmp_path: Pat
     for _ in range(kills):
         kind = luck.choice(["watch", "supervisor", "trainer", "worker"])
         shot[kind] = shot.get(kind, 0) + shoot(home, watch, kind, luck, seeds)
-        if watch.process.poll() is not None:
+        if kind == "watch":
             watch.wait()
             watch = WatchProcess(home, "--emulate")
         never_twice(home)
