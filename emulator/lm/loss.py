@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -40,8 +40,7 @@ class TokenLosses:
 def log_probabilities(logits: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """log softmax(logits / temperature) at `ids`, and the entropy of that distribution (no gradient). Both [N, T]."""
     scaled = logits if temperature == 1.0 else logits / temperature
-    logps, entropy = _Chosen.apply(scaled, ids.unsqueeze(-1))
-    return logps, entropy
+    return cast(tuple[Tensor, Tensor], _Chosen.apply(scaled, ids.unsqueeze(-1)))  # pyright: ignore[reportUnknownMemberType]
 
 
 class _Chosen(torch.autograd.Function):
