@@ -49,8 +49,8 @@ def read_inputs(folder: RunFolder) -> Inputs:
 
 
 def as_trained(job: JobSpec, folder: Path, runs: Path) -> JobSpec:
-    """A job that is not submitted yet as its trainer would be given it: local paths absolute, and an earlier run that is
-    to be replayed as its folder in `runs`. Raises JobError where that run is not there."""
+    """A job that is not submitted yet as its trainer would be given it: local paths absolute, and an earlier run that
+    is to be replayed as its folder in `runs`. Raises JobError where that run is not there."""
     named = job.emulator.completions
     job = absolute_paths(job, folder)
     if named is None or not named.startswith(RUN):
