@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).parents[2]
-PROMPTS, GENERATIONS, TOKENS, STEPS, ROUNDS = 8, 8, 32, 50, 2
+PROMPTS, GENERATIONS, TOKENS, STEPS, ROUNDS = 8, 8, 32, 50, 3
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": str(ROOT),
