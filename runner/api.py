@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.backends import load_backend
-from runner.grpo.inputs import absolute_paths
-from runner.journal.completions import RUN
+from runner.grpo.inputs import as_trained
 from runner.journal.events import Difference, Split
 from runner.journal.folder import read_json
 from runner.journal.states import Reason, State
@@ -27,7 +26,7 @@ from runner.queue.jobs import BackendName, Checked, JobLike, validate
 from runner.queue.progress import Progress, progress
 from runner.queue.submit import Device
 from runner.queue.submit import submit as _submit
-from runner.spec.errors import Finding, JobError
+from runner.spec.errors import JobError
 from runner.spec.model import JobSpec
 from runner.store import queries
 from runner.store.errors import StoreError
@@ -247,17 +246,10 @@ def _refuse_job(checked: Checked, home: Home) -> None:
 
 
 def _as_trained(checked: Checked, home: Home) -> JobSpec:
-    """The job as a trainer is given it: local paths absolute, and an earlier run to be replayed as its folder."""
-    job = absolute_paths(checked.job, checked.loaded.folder)
-    named = job.emulator.completions
-    if named is None or not named.startswith(RUN):
-        return job
-    folder = home.run(named.removeprefix(RUN)).path
-    if not folder.is_dir():
-        finding = Finding(code="semantic", field="emulator.completions", message=f"there is no {named} in {home.path}",
-                          hint="`runner ls` lists the runs")  # fmt: skip
-        raise JobError(checked.loaded.locate([finding]))
-    return job.model_copy(update={"emulator": job.emulator.model_copy(update={"completions": str(folder)})})
+    try:
+        return as_trained(checked.job, checked.loaded.folder, home.state / "runs")
+    except JobError as error:
+        raise JobError(checked.loaded.locate(error.findings)) from None
 
 
 def differences(checked: Checked, home: Home | None = None) -> list[Difference]:

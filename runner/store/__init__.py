@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 
 def _load_sqlite_utils() -> None:
@@ -11,7 +12,11 @@ def _load_sqlite_utils() -> None:
     absent = [name for name in ("pandas", "numpy") if name not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))  # pyright: ignore  # None: an import raises ImportError
     try:
+<<<<<<< HEAD
         import sqlite_utils.db  # noqa: F401  # pyright: ignore[reportUnusedImport]
+=======
+        import_module("sqlite_utils.db")
+>>>>>>> c1
     finally:
         for name in absent:
             del sys.modules[name]

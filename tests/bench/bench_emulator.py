@@ -6,7 +6,6 @@ Everything in turn in one run, one thread each; ratios are what a change is judg
 are timed in seconds of the processor, so that whatever else the machine does counts less; whole runs by the clock.
 """
 
-# ruff: noqa: E501
 from __future__ import annotations
 
 import json
@@ -20,7 +19,7 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).parents[2]
-PROMPTS, GENERATIONS, TOKENS, STEPS, ROUNDS = 8, 8, 32, 50, 2
+PROMPTS, GENERATIONS, TOKENS, STEPS, ROUNDS = 8, 8, 32, 50, 3
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": str(ROOT),
@@ -45,10 +44,12 @@ class Clock(TrainerCallback):
         self.marks.append(time.process_time())
     def on_step_end(self, *args, **kwargs): self.marks.append(time.process_time())
 config = GRPOConfig(output_dir=sys.argv[3], use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
-    save_strategy="no", disable_tqdm=True, max_steps=int(sys.argv[4]), per_device_train_batch_size=64, num_generations=8,
-    max_completion_length=32, learning_rate=3e-4, model_init_kwargs={"dtype": torch.float32}, beta=0.0,
+    save_strategy="no", disable_tqdm=True, max_steps=int(sys.argv[4]), per_device_train_batch_size=64,
+    num_generations=8, max_completion_length=32, learning_rate=3e-4, beta=0.0,
+    model_init_kwargs={"dtype": torch.float32},
     generation_kwargs={"min_new_tokens": 32})
-rows = Dataset.from_dict({"prompt": ["Using the numbers [3, 5, 2], make an expression that equals 17. " * 2] * 64})
+rows = Dataset.from_dict({"prompt": [
+    "Using the numbers [3, 5, 2], make an expression that equals 17. " * 2] * 64})
 trainer = GRPOTrainer(model=sys.argv[2], reward_funcs=[lambda completions, **_: [float(len(c)) for c in completions]],
     args=config, train_dataset=rows, callbacks=[clock := Clock()])
 trainer.train()
@@ -71,7 +72,8 @@ prompt = "Using the numbers [3, 5, 2], make an expression that equals 17. " * 2
 examples = [Example(id=i, prompt=prompt, columns={}) for i in range(8)]
 for step in range(1, int(sys.argv[1]) + 1):
     began = time.process_time()
-    drawn = policy.sample(examples, Sampling(max_completion_length=32), [[step * 64 + g * 8 + i for i in range(8)] for g in range(8)])
+    seeds = [[step * 64 + group * 8 + i for i in range(8)] for group in range(8)]
+    drawn = policy.sample(examples, Sampling(max_completion_length=32), seeds)
     rewards = [float(len(c.text)) for group in drawn.completions for c in group]
     policy.update(drawn, advantages(rewards, 8, "group"), step)
     print(time.process_time() - began, end=" ")
@@ -169,9 +171,8 @@ def report(
 ) -> None:
     """Medians, each ratio within its round."""
     ratio = median(a / b for a, b in zip(steps, ours, strict=True))
-    print(
-        f"a step of 64 x {TOKENS} tokens    TRL {median(steps):.3f} s, emulator {median(ours):.3f} s: {ratio:.1f} x faster"
-    )
+    times = f"TRL {median(steps):.3f} s, emulator {median(ours):.3f} s"
+    print(f"a step of 64 x {TOKENS} tokens    {times}: {ratio:.1f} x faster")
     floor = median(a / b for a, b in zip(ours, floors, strict=True))
     print(f"a step's arithmetic alone    {median(floors):.3f} s; the emulator takes {floor:.1f} x that")
     lm, before = runs["lm"], median(first)
