@@ -52,7 +52,7 @@ def test_whatever_is_killed_every_job_runs_to_its_end_exactly_once(tmp_path: Pat
         edit_something(home, seeds)
     print(shot)
     assert min(shot.values()) > 0 and sum(shot.values()) > kills / 2
-    until(lambda: all(state in DONE for (state,) in rows(home, "SELECT state FROM runs")), 200)
+    until(lambda: is_done(home, seeds), 200)
     assert watch.end() == 0
     check(home, seeds, tmp_path / "undisturbed")
 
@@ -122,6 +122,13 @@ def edit_something(home: Path, seeds: dict[str, int]) -> None:
             part = path.with_name(".job.yaml.part")
             part.write_text(f"{text}\nseed: {seeds[name]}\n")
             part.replace(path)
+
+
+def is_done(home: Path, seeds: dict[str, int]) -> bool:
+    """Whether every file's last version has succeeded, and nothing else waits or runs."""
+    done = rows(home, "SELECT job, spec ->> '$.seed' FROM runs WHERE state = 'succeeded'")
+    succeeded = {(job, int(seed)) for job, seed in done}
+    return set(seeds.items()) <= succeeded and all(state in DONE for (state,) in rows(home, "SELECT state FROM runs"))
 
 
 def check(home: Path, seeds: dict[str, int], elsewhere: Path) -> None:
