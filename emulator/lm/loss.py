@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -41,12 +40,7 @@ class TokenLosses:
 def log_probabilities(logits: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """log softmax(logits / temperature) at `ids`, and the entropy of that distribution (no gradient). Both [N, T]."""
     scaled = logits if temperature == 1.0 else logits / temperature
-<<<<<<< HEAD
-    chosen = cast(Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], _Chosen.apply)  # pyright: ignore[reportUnknownMemberType]
-    return chosen(scaled, ids.unsqueeze(-1))
-=======
     return cast(tuple[Tensor, Tensor], _Chosen.apply(scaled, ids.unsqueeze(-1)))  # pyright: ignore[reportUnknownMemberType]
->>>>>>> c1
 
 
 class _Chosen(torch.autograd.Function):

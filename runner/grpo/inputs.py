@@ -46,14 +46,14 @@ def read_inputs(folder: RunFolder) -> Inputs:
     )
 
 
-<<<<<<< HEAD
 def reward_settings(inputs: Inputs, state: Path | None) -> Settings:
     """What the job grants its reward workers. `state`: where their cache and budget are kept; None: neither counts.
 
     Raises JobError when a secret isn't there: it was when the job was checked, on this machine or another.
     """
     return settings_of(inputs.job, inputs.data_folder, state)
-=======
+
+
 def as_trained(job: JobSpec, folder: Path, runs: Path) -> JobSpec:
     """A job that is not submitted yet as its trainer would be given it: local paths absolute, and an earlier run that
     is to be replayed as its folder in `runs`. Raises JobError where that run is not there."""
@@ -66,7 +66,6 @@ def as_trained(job: JobSpec, folder: Path, runs: Path) -> JobSpec:
         message, hint = f"there is no {named} in {runs}", "`runner ls` lists the runs"
         raise JobError([Finding(code="semantic", field="emulator.completions", message=message, hint=hint)])
     return job.model_copy(update={"emulator": job.emulator.model_copy(update={"completions": str(earlier)})})
->>>>>>> c1
 
 
 def absolute_paths(job: JobSpec, *folders: Path) -> JobSpec:

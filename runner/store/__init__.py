@@ -12,11 +12,7 @@ def _load_sqlite_utils() -> None:
     absent = [name for name in ("pandas", "numpy") if name not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))  # pyright: ignore  # None: an import raises ImportError
     try:
-<<<<<<< HEAD
-        import sqlite_utils.db  # noqa: F401  # pyright: ignore[reportUnusedImport]
-=======
         import_module("sqlite_utils.db")
->>>>>>> c1
     finally:
         for name in absent:
             del sys.modules[name]

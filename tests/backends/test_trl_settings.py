@@ -33,7 +33,6 @@ OTHER_THAN_DEFAULT = {
     "delta": 1.5,
     "loss_type": "dr_grpo",
     "importance_sampling_level": "sequence",
-    "multi_objective_aggregation": "normalize_then_sum",
     "scale_rewards": "none",
     "multi_objective_aggregation": "normalize_then_sum",
     "mask_truncated_completions": True,
