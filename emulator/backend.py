@@ -1,24 +1,34 @@
-"""The emulator behind the door: one loop for both policies."""
+"""The emulator behind the door: what it can't run, what it does differently, and which policy it trains."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from emulator.policy import Policy, Sampling
-from emulator.replay import DEFAULT_LEARNING_RATE, ReplayPolicy, ReplaySettings
+from emulator.lm.config import LINEAR
+from emulator.loop import Loop, sampling
+from emulator.policy import Policy
+from emulator.replay import DEFAULT_LEARNING_RATE, Recorded, ReplayPolicy, missing
 from runner.grpo.run import Run
-from runner.grpo.types import Completion, Example, Group, Next, Split
+from runner.grpo.types import Completion, Example
 from runner.journal.events import Difference
-from runner.spec.errors import Finding
-from runner.spec.model import Grpo, JobSpec
+from runner.spec.errors import Finding, JobError
+from runner.spec.model import JobSpec
 
-UNUSED = {"generate_every": 1, "num_iterations": 1}
-"""Fields of `grpo:` that no policy honours yet, with the value that asks for nothing."""
-UNUSED_BY_REPLAY = {
-    "epsilon_high": None,
-    "delta": None,
+if TYPE_CHECKING:
+    from emulator.lm.policy import LmPolicy
+
+SHIPPED = Path(__file__).parent / "weights"
+ADAMW = ("adamw_torch", "adamw_torch_fused")
+"""Names of the one optimizer that `lm` has."""
+
+NEEDED = ("torch", "tokenizers", "safetensors", "jinja2", "numpy")
+"""Packages of `lm`, the extra `emulator`."""
+
+NOT_IN_REPLAY = {
+    "loss_type": "dapo",
     "importance_sampling_level": "token",
     "mask_truncated_completions": False,
     "top_p": 1.0,
@@ -26,65 +36,37 @@ UNUSED_BY_REPLAY = {
     "min_p": 0.0,
     "repetition_penalty": 1.0,
 }
-
-NO_EVALUATION = Difference(
-    field="evaluation",
-    asked="held-out prompts are tried",
-    kind="not applicable",
-    detail="replay learns each prompt by itself, so figures of held-out prompts stay as they are",
-)
-
-EVAL_BATCH = 64
-"""Examples evaluated at once."""
+"""Fields of `grpo:` about tokens, which recorded texts have none of, with the value that asks for nothing."""
 
 
 class EmulatorBackend:
     """Trains the `lm` or the `replay` policy on the CPU."""
 
-    def check(self, job: JobSpec) -> list[Finding]:
-        if job.emulator.policy == "replay" and job.emulator.completions is None:
-            return [
-                Finding(
-                    code="environment",
-                    field="emulator.completions",
-                    message="emulator.policy: replay has nothing to replay.",
-                    hint="Name a file of recorded completions in emulator.completions, or use policy: lm.",
-                )
-            ]
-        return []
+    def check(self, job: JobSpec, train: Sequence[Example] = (), held_out: Sequence[Example] = ()) -> list[Finding]:
+        return list(_replay_findings(job, train) if job.emulator.policy == "replay" else _lm_findings(job, train))
 
-    def differences(self, job: JobSpec) -> list[Difference]:
-        replay = job.emulator.policy == "replay"
-        unused = UNUSED | (UNUSED_BY_REPLAY if replay else {})
-        return [*([NO_EVALUATION] if replay else [])] + [
-            Difference(
-                field=f"grpo.{name}",
-                asked=str(getattr(job.grpo, name)),
-                kind="not applicable" if name in UNUSED_BY_REPLAY else "not implemented",
-                detail=f"the emulator trains as with {off}",
-            )
-            for name, off in unused.items()
-            if getattr(job.grpo, name) != off
-        ]
+    def differences(
+        self, job: JobSpec, train: Sequence[Example] = (), held_out: Sequence[Example] = ()
+    ) -> list[Difference]:
+        if job.emulator.policy == "replay":
+            return list(_replay_differences(job, held_out))
+        return list(_lm_differences(job, [*train, *held_out]))
 
     def train(self, job: JobSpec, run: Run) -> None:
-        policy = build_policy(job)
-        if run.resume_from is not None:
-            policy.load(run.resume_from)
-        following = run.begin()
-        if following.evaluate:
-            following = evaluate(policy, job, run, following)
-        while following.stop is None:
-            step = run.step + 1
-            following = run.report(step, train_step(policy, job.grpo, run, step))
-            if following.evaluate:
-                following = evaluate(policy, job, run, following)
-            if following.save:
-                with run.checkpoint(step) as folder:
-                    policy.save(folder)
+        if job.emulator.policy == "replay":
+            recorded = Recorded(Path(job.emulator.completions or ""))
+            run.held_out = tuple(example for example in run.held_out if recorded.of(example))
+            Loop(_replay(job, recorded), job, run).train()
+        else:
+            Loop(_lm(job, run.folder), job, run).train()
 
     def generate(self, job: JobSpec, at: Path | None, prompts: Sequence[str], n: int) -> list[list[Completion]]:
-        policy = build_policy(job)
+        """For `lm`, `at` is a checkpoint in its run's folder, where a model that learnt from demonstrations lies."""
+        policy: Policy
+        if job.emulator.policy == "replay":
+            policy = _replay(job, Recorded(Path(job.emulator.completions or "")))
+        else:
+            policy = _lm(job, None if at is None else at.parents[1])
         if at is not None:
             policy.load(at)
         examples = [Example(id=i, prompt=prompt, columns={}) for i, prompt in enumerate(prompts)]
@@ -92,64 +74,117 @@ class EmulatorBackend:
         return policy.sample(examples, sampling(job.grpo), seeds).completions
 
 
-def train_step(policy: Policy, grpo: Grpo, run: Run, step: int) -> dict[str, float]:
-    """One GRPO step: generate, score, update. Gives the policy's metrics and the phases' seconds."""
-    examples = run.examples(step)
-    began = time.monotonic()
-    drawn = policy.sample(examples, sampling(grpo), run.draw_seeds(examples, grpo.num_generations, step=step))
-    generated = time.monotonic()
-    scored = run.score(groups(policy, examples, drawn.completions), step=step)
-    updating = time.monotonic()
-    metrics = policy.update(drawn, scored.advantages, step)
-    ended = time.monotonic()
-    tokens = sum(completion.n_tokens for group in drawn.completions for completion in group)
-    return {
-        **metrics,
-        "time/generate": generated - began,
-        "time/train": ended - updating,
-        "time/tokens_per_second": tokens / (ended - began),
-        "step_time": ended - began,
-    }
+# replay
 
 
-def evaluate(policy: Policy, job: JobSpec, run: Run, before: Next) -> Next:
-    """Tries the held-out examples; the evaluation's `Next`, with the save that was due before it."""
-    settings = sampling(job.grpo, temperature=job.evaluation.temperature)
-    split: Split = "eval"
-    for start in range(0, len(run.held_out), EVAL_BATCH):
-        examples = run.held_out[start : start + EVAL_BATCH]
-        seeds = run.draw_seeds(examples, job.evaluation.num_generations, step=run.step, split=split)
-        drawn = policy.sample(examples, settings, seeds)
-        run.score(groups(policy, examples, drawn.completions), step=run.step, split=split)
-    after = run.report(run.step, {}, split=split)
-    return Next(evaluate=False, save=before.save or after.save, stop=after.stop)
+def _replay(job: JobSpec, recorded: Recorded) -> ReplayPolicy:
+    return ReplayPolicy(recorded, job.grpo, job.emulator.learning_rate or DEFAULT_LEARNING_RATE)
 
 
-def groups(policy: Policy, examples: Sequence[Example], completions: Sequence[Sequence[Completion]]) -> list[Group]:
-    return [
-        Group(example=example, prompt=policy.prompt(example), completions=tuple(texts))
-        for example, texts in zip(examples, completions, strict=True)
-    ]
+def _replay_findings(job: JobSpec, train: Sequence[Example]) -> Iterator[Finding]:
+    assert job.emulator.completions is not None, "the spec asks for them"
+    try:
+        recorded = Recorded(Path(job.emulator.completions))
+    except OSError as error:
+        hint = "name a file beside the job, or `run:<id>`"
+        message = f"{job.emulator.completions} can't be read: {error.strerror}"
+        yield Finding(code="completions-file", field="emulator.completions", message=message, hint=hint)
+        return
+    except JobError as error:
+        yield from error.findings
+        return
+    without = [example for example in train if not recorded.of(example)]
+    if without:
+        yield missing(without)
 
 
-def sampling(grpo: Grpo, temperature: float | None = None) -> Sampling:
-    return Sampling(
-        max_completion_length=grpo.max_completion_length,
-        temperature=grpo.temperature if temperature is None else temperature,
-        top_p=grpo.top_p,
-        top_k=grpo.top_k,
-        min_p=grpo.min_p,
-        repetition_penalty=grpo.repetition_penalty,
-    )
+def _replay_differences(job: JobSpec, held_out: Sequence[Example]) -> Iterator[Difference]:
+    yield _not_applicable("grpo.optim", job.grpo.optim, "replay takes plain gradient steps of a constant rate")
+    if job.lora is not None:
+        yield _not_applicable("lora", f"rank {job.lora.rank}", "replay has a number for each recorded text, no layers")
+    for name, off in NOT_IN_REPLAY.items():
+        if (asked := getattr(job.grpo, name)) != off:
+            yield _not_applicable(
+                f"grpo.{name}", str(asked), "recorded texts have no tokens; a completion is one action"
+            )
+    known = _known(job, held_out)
+    if known < len(held_out):
+        detail = f"{len(held_out) - known} of {len(held_out)} held-out prompts have no recorded completions"
+        yield _not_applicable("evaluation", "held-out prompts are tried", detail)
+    if known:
+        detail = "replay learns each prompt by itself, so figures of held-out prompts stay as they are"
+        yield _not_applicable("evaluation", "held-out prompts are tried", detail)
 
 
-def build_policy(job: JobSpec) -> Policy:
-    """The job's policy. torch is imported for `lm` only."""
-    if job.emulator.policy == "replay":
-        assert job.emulator.completions is not None, "checked before"
-        rate = job.emulator.learning_rate or DEFAULT_LEARNING_RATE
-        settings = ReplaySettings(learning_rate=rate, beta=job.grpo.beta, temperature=job.grpo.temperature)
-        return ReplayPolicy(Path(job.emulator.completions), settings)
+def _known(job: JobSpec, held_out: Sequence[Example]) -> int:
+    """Held-out prompts with recorded completions; none where `check` has something against the file."""
+    try:
+        recorded = Recorded(Path(job.emulator.completions or ""))
+    except (OSError, JobError):
+        return 0
+    return sum(bool(recorded.of(example)) for example in held_out)
+
+
+# lm
+
+
+def base_folder(job: JobSpec) -> Path:
+    """The model that `lm` begins with: the job's `emulator.model`, or the shipped weights."""
+    return Path(job.emulator.model) if job.emulator.model else SHIPPED
+
+
+def _lm(job: JobSpec, run_folder: Path | None) -> LmPolicy:
     from emulator.lm.policy import LmPolicy  # torch: seconds, and not needed for replay
 
-    return LmPolicy.from_job(job)
+    folder = base_folder(job)
+    if job.emulator.demonstrations is not None:
+        from emulator.lm.demonstrations import demonstrated
+
+        folder = demonstrated(job, folder, run_folder)
+    return LmPolicy(folder, job.grpo, lora=job.lora, seed=job.seed, threads=job.emulator.threads)
+
+
+def _lm_findings(job: JobSpec, examples: Sequence[Example]) -> Iterator[Finding]:
+    if absent := [name for name in NEEDED if find_spec(name) is None]:
+        message = f"emulator.policy: lm needs {', '.join(absent)}."
+        yield Finding(code="environment", message=message, hint="pip install 'grpo-runner[emulator]'")
+        return
+    from emulator.lm.check import demonstration_findings, model_findings
+
+    yield from model_findings(job, base_folder(job), examples)
+    yield from demonstration_findings(job)
+
+
+def _lm_differences(job: JobSpec, examples: Sequence[Example]) -> Iterator[Difference]:
+    grpo = job.grpo
+    if grpo.optim not in ADAMW:
+        yield _not_implemented("grpo.optim", grpo.optim, "AdamW, with the job's figures")
+    if grpo.loss_type == "bnpo":
+        detail = "averaged over the completions of a step; TRL averages over those of a forward pass"
+        yield _not_implemented("grpo.loss_type", grpo.loss_type, detail)
+    if grpo.dtype == "bfloat16":
+        yield _not_applicable("grpo.dtype", grpo.dtype, "float32 on a CPU")
+    yield from _lora_differences(job)
+    if find_spec("tokenizers") is not None:
+        from emulator.lm.check import cut_prompts
+
+        yield from cut_prompts(job, base_folder(job), examples)
+
+
+def _lora_differences(job: JobSpec) -> Iterator[Difference]:
+    if job.lora is None:
+        return
+    if job.lora.dropout:
+        yield _not_implemented("lora.dropout", f"{job.lora.dropout:g}", "the adapter trains without dropout")
+    named = () if job.lora.target_modules == "all-linear" else job.lora.target_modules
+    if unknown := [name for name in named if name not in LINEAR]:
+        detail = f"layers of another architecture; a Llama's are {', '.join(LINEAR)}"
+        yield _not_applicable("lora.target_modules", ", ".join(unknown), detail)
+
+
+def _not_applicable(field: str, asked: str, detail: str) -> Difference:
+    return Difference(field=field, asked=asked, kind="not applicable", detail=detail)
+
+
+def _not_implemented(field: str, asked: str, detail: str) -> Difference:
+    return Difference(field=field, asked=asked, kind="not implemented", detail=detail)

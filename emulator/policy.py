@@ -32,6 +32,10 @@ class Sampled(Protocol):
         """[group][generation], in the order of the examples."""
         ...
 
+    def save(self, folder: Path) -> None:
+        """Into a checkpoint in the midst of the batch, for `Policy.load_drawn`. The texts need not come back."""
+        ...
+
 
 class Policy(Protocol):
     """Draws completions and learns from their advantages. Holds no random state: every draw has its own seed."""
@@ -44,8 +48,13 @@ class Policy(Protocol):
         """One completion per seed: `seeds[g][i]` (64 bits) decides completion i of example g, and nothing else does."""
         ...
 
-    def update(self, sampled: Sampled, advantages: Sequence[float], step: int) -> Mapping[str, float]:
-        """One optimizer step (1-based `step`) on everything sampled; metrics under TRL's names (loss, grad_norm, …)."""
+    def update(
+        self, sampled: Sampled, advantages: Sequence[float], step: int, rows: Sequence[int] | None = None
+    ) -> Mapping[str, float]:
+        """One optimizer step (1-based `step`) on the completions `rows` of what was sampled (ascending; None: all).
+
+        `advantages` are the whole batch's. Gives metrics under TRL's names (loss, grad_norm, …).
+        """
         ...
 
     def save(self, folder: Path) -> None:
@@ -53,3 +62,7 @@ class Policy(Protocol):
         ...
 
     def load(self, folder: Path) -> None: ...
+
+    def load_drawn(self, folder: Path) -> Sampled:
+        """What `Sampled.save` wrote."""
+        ...

@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from emulator.policy import Sampled, Sampling
 from runner.grpo.types import Completion, Example
+from runner.journal.completions import recorded
 from runner.spec.errors import Finding, JobError
+from runner.spec.model import Grpo
 
 DEFAULT_LEARNING_RATE = 1.0
 SMALLEST = 1e-12
@@ -24,7 +26,10 @@ BYTES_PER_TOKEN = 4
 """Recorded text has no tokens; its length is reported as bytes / 4."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+BATCH = "batch.json"
+
+
+@dataclass(slots=True, kw_only=True)
 class Drawn:
     """Completions with what drew them."""
 
@@ -32,13 +37,12 @@ class Drawn:
     prompts: list[str]
     picks: list[list[int]]
     """Index of each completion among its prompt's texts. [group][generation]"""
+    old_logps: list[float] | None = None
+    """log p of each completion when the first of several steps on the batch began. [n]"""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplaySettings:
-    learning_rate: float
-    beta: float
-    temperature: float
+    def save(self, folder: Path) -> None:
+        stored = {"prompts": self.prompts, "picks": self.picks, "old_logps": self.old_logps}
+        (folder / BATCH).write_text(json.dumps(stored))
 
 
 @dataclass(slots=True)
@@ -50,18 +54,24 @@ class Choice:
     """A logit for each text; all 0 at the start."""
 
 
+@dataclass(slots=True)
+class Sums:
+    """Means over a step's completions, as they add up."""
+
+    loss: float = 0.0
+    kl: float = 0.0
+    entropy: float = 0.0
+
+
 class ReplayPolicy:
     """p(text | prompt) = softmax(θ[prompt] / temperature)[text], θ = 0 at the start (also the reference)."""
 
-    def __init__(self, file: Path, settings: ReplaySettings) -> None:
-        self._recorded = Recorded(file)
-        self._settings = settings
+    def __init__(self, recorded: Recorded, grpo: Grpo, learning_rate: float) -> None:
+        self._recorded, self._grpo, self._learning_rate = recorded, grpo, learning_rate
         self._choices: dict[str, Choice] = {}
 
     def prompt(self, example: Example) -> str:
-        if isinstance(example.prompt, str):
-            return example.prompt
-        return "\n".join(message["content"] for message in example.prompt)
+        return prompt_text(example)
 
     def sample(self, examples: Sequence[Example], sampling: Sampling, seeds: Sequence[Sequence[int]]) -> Drawn:
         choices = [self._choice(example) for example in examples]
@@ -74,35 +84,47 @@ class ReplayPolicy:
         ]
         return Drawn(completions=completions, prompts=[self.prompt(example) for example in examples], picks=picks)
 
-    def update(self, sampled: Sampled, advantages: Sequence[float], step: int) -> Mapping[str, float]:
-        """One gradient step on L = mean over completions of −A·log p + β·k3, k3 = e^(q−l) − (q−l) − 1 (Schulman),
-        l = log p and q = log p_ref of the completion drawn; dL/dl = −A + β·(1 − e^(q−l))."""
+    def update(
+        self, sampled: Sampled, advantages: Sequence[float], step: int, rows: Sequence[int] | None = None
+    ) -> Mapping[str, float]:
+        """One gradient step on the mean over completions of −min(ρ·A, clip(ρ)·A) + β·k3, where a completion is one
+        action: ρ = p / p_old, k3 = e^(q−l) − (q−l) − 1 (Schulman), l = log p and q = log p_ref of the completion."""
         assert isinstance(sampled, Drawn), "a policy is updated on what it drew itself"
-        settings, n = self._settings, len(advantages)
-        remaining = iter(advantages)
-        loss, kl, entropy = 0.0, 0.0, 0.0
-        slopes: dict[str, list[float]] = {}
-        for prompt, group in zip(sampled.prompts, sampled.picks, strict=True):
-            p = _probabilities(self._choices[prompt], settings.temperature)
-            slope = slopes.setdefault(prompt, [0.0] * len(p))
-            entropy -= sum(q * math.log(q) for q in p) * len(group) / n
-            for pick, advantage in zip(group, remaining, strict=False):
-                gap = -math.log(len(p)) - math.log(p[pick])
-                divergence = math.exp(gap) - gap - 1
-                push = -advantage + settings.beta * (1 - math.exp(gap))
-                loss += (-advantage + settings.beta * divergence) / n
-                kl += divergence / n
-                for j, q in enumerate(p):
-                    slope[j] += push * ((j == pick) - q) / len(group)
+        drawn, grpo = sampled, self._grpo
+        whole = [(prompt, pick) for prompt, group in zip(drawn.prompts, drawn.picks, strict=True) for pick in group]
+        p = {prompt: _probabilities(self._choices[prompt], grpo.temperature) for prompt in dict.fromkeys(drawn.prompts)}
+        entropy = {prompt: -sum(q * math.log(q) for q in found) for prompt, found in p.items()}
+        if drawn.old_logps is None and grpo.generate_every * grpo.num_iterations > 1:
+            drawn.old_logps = [math.log(p[prompt][pick]) for prompt, pick in whole]
+        used = range(len(whole)) if rows is None else rows
+        sums, slopes = Sums(), dict[str, list[float]]()
+        for row in used:
+            prompt, pick = whole[row]
+            old = math.log(p[prompt][pick]) if drawn.old_logps is None else drawn.old_logps[row]
+            push = self._push(p[prompt], pick, advantages[row], old, sums) / len(drawn.picks[0])
+            sums.entropy += entropy[prompt]
+            slope = slopes.setdefault(prompt, [0.0] * len(p[prompt]))
+            for j, q in enumerate(p[prompt]):
+                slope[j] += push * ((j == pick) - q)
         norm = math.sqrt(math.fsum(x * x for slope in slopes.values() for x in slope))
         self._descend(slopes)
+        n = len(used)
         return {
-            "loss": loss,
-            "kl": kl,
-            "entropy": entropy,
+            "loss": sums.loss / n,
+            "kl": sums.kl / n,
+            "entropy": sums.entropy / n,
             "grad_norm": norm,
-            "learning_rate": settings.learning_rate,
+            "learning_rate": self._learning_rate,
         }
+
+    def _push(self, p: Sequence[float], pick: int, advantage: float, old: float, sums: Sums) -> float:
+        """d(loss of one completion)/dl; its figures are added to `sums`."""
+        now, gap = math.log(p[pick]), -math.log(len(p)) - math.log(p[pick])
+        ratio, divergence = math.exp(now - old), math.exp(gap) - gap - 1
+        surrogate, slope = _clipped(ratio, advantage, self._grpo)
+        sums.loss += -surrogate + self._grpo.beta * divergence
+        sums.kl += divergence
+        return -slope + self._grpo.beta * (1 - math.exp(gap))
 
     def save(self, folder: Path) -> None:
         stored = {prompt: {"texts": c.texts, "theta": c.theta} for prompt, c in sorted(self._choices.items())}
@@ -112,18 +134,40 @@ class ReplayPolicy:
         stored: Mapping[str, Any] = json.loads((folder / "policy.json").read_text())
         self._choices = {prompt: Choice(**choice) for prompt, choice in stored.items()}
 
+    def load_drawn(self, folder: Path) -> Drawn:
+        return Drawn(completions=[], **json.loads((folder / BATCH).read_text()))
+
     def _choice(self, example: Example) -> Choice:
         prompt = self.prompt(example)
         if prompt not in self._choices:
-            texts = self._recorded.of(example, prompt)
-            self._choices[prompt] = Choice(texts, [0.0] * len(texts))
+            texts = self._recorded.of(example)
+            if not texts:
+                raise JobError([missing([example])])
+            self._choices[prompt] = Choice(list(texts), [0.0] * len(texts))
         return self._choices[prompt]
 
     def _descend(self, slopes: Mapping[str, list[float]]) -> None:
         for prompt, slope in slopes.items():
             theta = self._choices[prompt].theta
             for j, value in enumerate(slope):
-                theta[j] -= self._settings.learning_rate * value
+                theta[j] -= self._learning_rate * value
+
+
+def _clipped(ratio: float, advantage: float, grpo: Grpo) -> tuple[float, float]:
+    """min(min(ρ, δ)·A, clip(ρ, 1−ε, 1+ε_high)·A), and its derivative by log ρ."""
+    high = grpo.epsilon if grpo.epsilon_high is None else grpo.epsilon_high
+    free = ratio if grpo.delta is None else min(ratio, grpo.delta)
+    held = min(max(ratio, 1 - grpo.epsilon), 1 + high)
+    if free * advantage <= held * advantage:
+        return free * advantage, ratio * advantage if free == ratio else 0.0
+    return held * advantage, 0.0
+
+
+def prompt_text(example: Example) -> str:
+    """What a recorded completion is found by: the prompt, or the contents of its messages, one below the other."""
+    if isinstance(example.prompt, str):
+        return example.prompt
+    return "\n".join(message["content"] for message in example.prompt)
 
 
 def _probabilities(choice: Choice, temperature: float) -> list[float]:
@@ -142,39 +186,53 @@ def _pick(choice: Choice, temperature: float, seed: int) -> int:
 
 
 class Recorded:
-    """The recorded completions: rows of JSON lines with `completions` and either the `prompt` or columns to match."""
+    """Recorded completions: rows of JSON lines with `completions` and either the `prompt` or columns to match, or a run
+    folder. Raises JobError for a row that says neither."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, path: Path) -> None:
         self._by_prompt: dict[str, list[str]] = {}
-        self._by_columns: list[tuple[dict[str, Any], list[str]]] = []
-        for number, line in enumerate(file.read_text().splitlines(), 1):
-            if line.strip():
-                self._add(_parse(file, number, line))
+        self._by_columns: dict[tuple[str, ...], dict[str, list[str]]] = {}
+        for row in recorded(path) if path.is_dir() else _rows(path):
+            completions: list[str] = row.pop("completions")
+            if isinstance(row.get("prompt"), str):
+                self._by_prompt[row["prompt"]] = completions
+            else:
+                names = tuple(sorted(row))
+                self._by_columns.setdefault(names, {}).setdefault(_key(row, names), completions)
 
-    def _add(self, row: dict[str, Any]) -> None:
-        completions = row.pop("completions")
-        if isinstance(row.get("prompt"), str):
-            self._by_prompt[row["prompt"]] = completions
-        else:
-            self._by_columns.append((row, completions))
+    def of(self, example: Example) -> list[str]:
+        """What was recorded for the example; may be nothing."""
+        texts = self._by_prompt.get(prompt_text(example), [])
+        for names, found in self._by_columns.items():
+            texts = texts or found.get(_key(example.columns, names), [])
+        return texts
 
-    def of(self, example: Example, prompt: str) -> list[str]:
-        """What was recorded for the example. Raises JobError when that is nothing."""
-        if prompt in self._by_prompt:
-            return self._by_prompt[prompt]
-        for columns, completions in self._by_columns:
-            if all(name in example.columns and example.columns[name] == value for name, value in columns.items()):
-                return completions
-        raise JobError(
-            [
-                Finding(
-                    code="no-completions",
-                    field="emulator.completions",
-                    message=f"No recorded completions for example {example.id}: {dict(example.columns)!r:.200}.",
-                    hint="Add a row with this prompt (or these columns) and a list `completions`.",
-                )
-            ]
-        )
+
+def _key(columns: Mapping[str, Any], names: Sequence[str]) -> str:
+    return json.dumps([_plain(columns.get(name)) for name in names], default=str)
+
+
+def _plain(value: Any) -> Any:
+    """1.0 and 1 are the same value, whatever kind of file they come from."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def missing(examples: Sequence[Example]) -> Finding:
+    """The finding for examples without a recorded completion."""
+    first = examples[0]
+    return Finding(
+        code="no-completions",
+        field="emulator.completions",
+        message=f"{len(examples)} of the prompts have no recorded completions; the first is example {first.id}: "
+        f"{dict(first.columns)!r:.200}",
+        hint="add rows with the prompt (or these columns) and a list `completions`",
+    )
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        if line.strip():
+            yield _parse(file, number, line)
 
 
 def _parse(file: Path, number: int, line: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         run,
         runs,
         submit,
+        update_reward,
         validate,
     )
     from runner.draft import job, reward
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 _HOME_OF = {
     "runner.api": (
         "EnvironmentUnfit", "Progress", "RunHandle", "cancel", "emulate", "open_run", "rerun", "resume", "run",
-        "runs", "submit", "validate",
+        "runs", "submit", "update_reward", "validate",
     ),
     "runner.draft": ("job", "reward"),
     "runner.journal.states": ("Reason", "State"),
@@ -98,6 +99,7 @@ __all__ = [
     "run",
     "runs",
     "submit",
+    "update_reward",
     "validate",
 ]
 

@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from runner.backends import load_backend
+from runner.grpo.inputs import as_trained
 from runner.journal.events import Difference, Split
 from runner.journal.folder import read_json
 from runner.journal.states import Reason, State
-from runner.queue import local
+from runner.queue import local, publish
 from runner.queue.home import Home, find_home
 from runner.queue.jobs import BackendName, Checked, JobLike, validate
+from runner.queue.progress import Progress, progress
 from runner.queue.submit import Device
 from runner.queue.submit import submit as _submit
 from runner.spec.errors import JobError
+from runner.spec.model import JobSpec
 from runner.store import queries
 from runner.store.errors import StoreError
 from runner.store.rows import CompletionRow, EventRow, RewardLogRow, RunRow
@@ -37,31 +39,6 @@ ALL = -1
 
 class EnvironmentUnfit(Exception):
     """This machine can't do what was asked; the message says what would help."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """What a run has come to: a finished step, or an evaluation of what the steps so far have taught."""
-
-    step: int
-    total: int
-    metrics: Mapping[str, float]
-    """Of the step, by TRL's names; empty for an evaluation."""
-    evaluation: Mapping[str, float] | None
-    """On held-out prompts, as `eval/reward`; None for a training step."""
-    alerts: tuple[str, ...]
-    """What a person should see, since the last progress."""
-
-    def __str__(self) -> str:
-        figures = self.metrics or self.evaluation or {}
-        shown = {name: value for name, value in figures.items() if name.removeprefix("eval/") == "reward"}
-        shown |= {name.removesuffix("/mean"): value for name, value in figures.items() if _is_of_a_reward(name)}
-        text = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
-        return "  ".join([f"step {self.step}/{self.total}", text, *(f"! {alert}" for alert in self.alerts)]).rstrip()
-
-
-def _is_of_a_reward(metric: str) -> bool:
-    return metric.removeprefix("eval/").startswith("rewards/") and metric.endswith("/mean")
 
 
 class RunHandle:
@@ -111,18 +88,7 @@ class RunHandle:
     def follow(self) -> Iterator[Progress]:
         """Every step and evaluation in their order, from the first one on and then as they come. Ends when the run has
         ended; leaving the loop leaves the run alone."""
-        total = self.row.total_steps
-        alerts: list[str] = []
-        for event in self.events():
-            if event is None or event.void or event.data is None:
-                continue
-            if event.type == "alert":
-                alerts.append(event.data["message"])
-            elif event.type == "metrics_reported":
-                yield _progress(event.data["step"], total, event.data["metrics"], alerts)
-                alerts.clear()
-        if alerts:
-            yield _progress(self.row.last_step, total, {}, alerts)
+        yield from progress(self.events(), self.row.total_steps)
 
     def events(self, after: int = 0) -> Iterator[EventRow | None]:
         """Events as they come, from the event id `after` on; None while nothing is new. Ends when the run has."""
@@ -145,10 +111,8 @@ class RunHandle:
         if self._started is not None:
             self._started.stop()
             return
-        with self.home.open() as store:
-            attempts = store.attempts(self.id)
-        if attempts:
-            local.stop(self.home.run(self.id), attempts[-1].n)
+        if attempts := self.home.run(self.id).attempts():
+            local.stop(self.home.run(self.id), attempts[-1])
 
     def cancel(self) -> None:
         """Ends the run for good, after a checkpoint if it is running. Raises StoreError when it has ended."""
@@ -161,6 +125,13 @@ class RunHandle:
             if store.run(self.id).state is not State.QUEUED:
                 local.resume(self.home, store, self.id)
         return _start(self, wait, detach)
+
+    def update_reward(self, name: str, function: Callable[..., Any], *, weight: float | None = None) -> str:
+        """Puts another function live under a reward's name, or adds a reward, without touching the job's files. Gives
+        the version's sha256; `follow` tells when it is live, or why not. The next edit of the files replaces it.
+        Raises CaptureError for a function that can't be written out, StoreError when the run has ended."""
+        with self.home.open() as store:
+            return publish.update_function(self.home, store, self.id, name, function, weight)
 
     def metrics(self, name: str) -> list[tuple[int, float]]:
         """A metric's (step, value) pairs, as `rewards/format/mean`."""
@@ -206,14 +177,21 @@ class RunHandle:
         rows = [flat(row) for row in self.completions()]
         return pandas.DataFrame(rows)
 
-    def start(self, *, attached: bool = True) -> str:
+    def start(self, *, attached: bool = True, spawn: local.Spawn | None = None) -> str:
         """Starts the queued run on this machine; gives what it waits for, in words, or nothing when it has started."""
         with self.home.open() as store:
-            started = local.start(self.home, store, self.id, attached=attached)
+            started = local.start(self.home, store, self.id, attached=attached, spawn=spawn)
         if isinstance(started, str):
             return started
         self._started = started
+        if attached:
+            publish.publish_edits(self.home.run(self.id), started.supervisor)
         return ""
+
+    @property
+    def supervisor(self) -> local.Supervisor | None:
+        """The process that looks after the run, where this process has started it."""
+        return self._started.supervisor if self._started else None
 
     def _let_go(self) -> None:
         """Drops what held the ended run to this process."""
@@ -221,17 +199,6 @@ class RunHandle:
         if started is not None and started.pipe is not None:
             started.supervisor.wait()
             os.close(started.pipe)
-
-
-def _progress(step: int, total: int, metrics: Mapping[str, float], alerts: Sequence[str]) -> Progress:
-    evaluated = any(name.startswith("eval/") for name in metrics)
-    return Progress(
-        step=step,
-        total=total,
-        metrics={} if evaluated else metrics,
-        evaluation=metrics if evaluated else None,
-        alerts=tuple(alerts),
-    )
 
 
 def _failed_calls(store: Store, run_id: str) -> Iterator[RewardLogRow]:
@@ -263,23 +230,33 @@ def submit(
 ) -> RunHandle:
     """Checks a job and puts it in the queue, where `runner watch` or `resume` finds it. Raises JobError."""
     checked = validate(job, overrides, backend)
-    _refuse_job(checked)
     where = Home(Path(home).resolve()) if home else find_home(checked.loaded.folder)
+    _refuse_job(checked, where)
     with where.open() as store:
         return RunHandle(where, _submit(store, checked, device))
 
 
-def _refuse_job(checked: Checked) -> None:
+def _refuse_job(checked: Checked, home: Home) -> None:
     """Raises JobError for what the backend can't do with this job on any machine."""
-    findings = load_backend(checked.backend).check(checked.job)
+    data = checked.data
+    findings = load_backend(checked.backend).check(_as_trained(checked, home), data.train, data.eval)
     wrong = [finding for finding in findings if finding.code != "environment"]
     if wrong:
         raise JobError(checked.loaded.locate(wrong))
 
 
-def differences(checked: Checked) -> list[Difference]:
+def _as_trained(checked: Checked, home: Home) -> JobSpec:
+    try:
+        return as_trained(checked.job, checked.loaded.folder, home.state / "runs")
+    except JobError as error:
+        raise JobError(checked.loaded.locate(error.findings)) from None
+
+
+def differences(checked: Checked, home: Home | None = None) -> list[Difference]:
     """What the job asks for and its backend does not honour."""
-    return [*checked.differences, *load_backend(checked.backend).differences(checked.job)]
+    job, data = _as_trained(checked, home or find_home(checked.loaded.folder)), checked.data
+    held_out = data.eval[: job.evaluation.limit]
+    return [*checked.differences, *load_backend(checked.backend).differences(job, data.train, held_out)]
 
 
 def run(
@@ -320,11 +297,18 @@ def require_device(device: Device) -> None:
 
 def _start(handle: RunHandle, wait: bool, detach: bool) -> RunHandle:
     waiting = handle.start(attached=not detach)
-    if waiting:
+    if waiting and handle.state is State.QUEUED:  # else a watch of this home was faster
         raise EnvironmentUnfit(f"{handle.id} is queued, not started: {waiting}. `runner resume {handle.id}` starts it.")
     if wait and not detach:
         handle.wait()
     return handle
+
+
+def update_reward(
+    run: str, name: str, function: Callable[..., Any], *, weight: float | None = None, home: str | Path | None = None
+) -> str:
+    """As `RunHandle.update_reward`: another function under a reward's name, live while the run trains."""
+    return open_run(run, home=home).update_reward(name, function, weight=weight)
 
 
 def resume(run: str, *, home: str | Path | None = None, wait: bool = True, detach: bool = False) -> RunHandle:
@@ -347,6 +331,7 @@ def rerun(
     row = old.row
     fork = None if at is None else _checkpoint(old, at)
     checked = validate(_job_file(old), overrides, "emulator" if row.emulated else "trl")
+    _refuse_job(checked, old.home)
     device: Device = (read_json(old.home.run(old.id).spec_json) or {})["device"]
     if fork is not None:
         _refuse_other_shape(old, checked)

@@ -24,6 +24,7 @@ from runner.rewards.capture import capture, name_of
 from runner.spec.errors import Finding, JobError
 from runner.spec.load import Loaded, load
 from runner.spec.model import (
+    Budget,
     Checkpoints,
     Dataset,
     Emulator,
@@ -33,7 +34,12 @@ from runner.spec.model import (
     JobSpec,
     Limits,
     Lora,
+    RateLimit,
+    Retries,
+    Retry,
     Reward,
+    Sandbox,
+    Secret,
     Stop,
 )
 
@@ -52,7 +58,10 @@ class Sections(TypedDict, total=False):
     """The other sections of a job, as in `job.yaml`: mappings, or the models of the same name."""
 
     seed: int
+    packages: Sequence[str]
     lora: Lora | Mapped
+    sandbox: Sandbox | Mapped
+    secrets: Mapping[str, Secret | Mapped]
     grpo: Grpo | Mapped
     evaluation: Evaluation | Mapped
     checkpoints: Checkpoints | Mapped
@@ -60,7 +69,10 @@ class Sections(TypedDict, total=False):
     expect: Sequence[Expect | Mapped]
     emulator: Emulator | Mapped
     limits: Limits | Mapped
+    reload: Literal["auto", "ask", "off"]
     priority: int
+    after: Sequence[str]
+    retry: Retry | Mapped
     labels: Mapping[str, str]
 
 
@@ -79,9 +91,34 @@ def reward(
     trusted: bool | None = None,
     timeout: float | None = None,
     on_error: Literal["mask", "zero", "fail"] | None = None,
+    clip: tuple[float, float] | None = None,
+    only_if: str | None = None,
+    style: Literal["runner", "trl", "predibase", "verl"] | None = None,
+    batch: Literal["one", "group"] | None = None,
+    isolation: Literal["auto", "worker", "call"] | None = None,
+    concurrency: int | None = None,
+    rate_limit: RateLimit | Mapped | None = None,
+    retries: Retries | Mapped | None = None,
+    budget: Budget | Mapped | None = None,
+    cache: bool | None = None,
 ) -> RewardFunction:
     """A reward function with options of the job's `rewards:` section; those left out have the section's defaults."""
-    options = {"weight": weight, "trusted": trusted, "timeout": timeout, "on_error": on_error}
+    options = {
+        "weight": weight,
+        "trusted": trusted,
+        "timeout": timeout,
+        "on_error": on_error,
+        "clip": clip,
+        "only_if": only_if,
+        "style": style,
+        "batch": batch,
+        "isolation": isolation,
+        "concurrency": concurrency,
+        "rate_limit": rate_limit,
+        "retries": retries,
+        "budget": budget,
+        "cache": cache,
+    }
     return RewardFunction(fn, {name: value for name, value in options.items() if value is not None})
 
 
@@ -143,11 +180,12 @@ class _Draft:
         entries = {name: _entry(name, value) for name, value in _named(given).items()}
         functions = {name: entry["fn"] for name, entry in entries.items() if not isinstance(entry.get("fn", ""), str)}
         if functions:
-            self._files[REWARDS] = capture(functions, setup)
+            styles = {name: entry["style"] for name, entry in entries.items() if "style" in entry}
+            self._files[REWARDS] = capture(functions, setup, styles)
         for name, entry in entries.items():
             if name in functions:
                 entry["fn"] = f"{REWARDS}:{name_of(functions[name])}"
-            elif not given_folder:
+            elif not given_folder and "grader" not in entry:
                 hint = f"give the function itself, or `folder=`, where {entry.get('fn')} is"
                 raise _error(f"rewards.{name}", "names a file, and the job has no folder of its own", hint)
         return entries

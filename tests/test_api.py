@@ -338,3 +338,29 @@ PLAIN = st.recursive(
 @given(st.dictionaries(TEXT, PLAIN, max_size=4))
 def test_what_is_written_as_yaml_is_read_back_as_it_was(content: dict[str, Any]) -> None:
     assert repr(parse(to_yaml(content), "job.yaml").value) == repr(content)
+
+
+def trl_style(completions, sum, **kwargs):
+    return [float(text.endswith(str(wanted))) for text, wanted in zip(completions, sum, strict=True)]
+
+
+def test_a_job_made_in_python_can_have_functions_of_other_styles_and_graders(tmp_path: Path) -> None:
+    check = {"type": "string_check", "input": "{{sample.output_text}}", "reference": "{{item.sum}}", "operation": "eq"}
+    made = runner.job(
+        "styles",
+        model="none/none",
+        dataset=[{"prompt": "1 + 1 =", "sum": "2"}],
+        rewards={
+            "right": runner.reward(trl_style, style="trl", clip=(0, 1)),
+            "exact": {"grader": check, "weight": 0.5, "only_if": "right > 0"},
+        },
+        grpo={"steps": 1, "prompts_per_step": 1, "num_generations": 2},
+        emulator={"policy": "replay", "completions": [{"prompt": "1 + 1 =", "completions": ["2", "it is 2", "3"]}]},
+        home=tmp_path,
+    )
+    run = runner.emulate(made, home=tmp_path)
+    assert run.state == "succeeded"
+    for row in run.completions():
+        right = 1.0 if row.completion.endswith("2") else 0.0
+        assert row.scores["right"].value == right
+        assert row.scores["exact"].value == (float(row.completion == "2") if right else None)

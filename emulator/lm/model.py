@@ -10,73 +10,18 @@ Everything computes in float32, whatever the file holds.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from emulator.lm.config import LlamaConfig
+
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values of one layer, each [rows, key-value heads, positions, head size]."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LlamaConfig:
-    """What of a `config.json` shapes the computation."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    rope_theta: float = 10000.0
-    eps: float = 1e-6
-    tied: bool = False
-    """Whether the output matrix is the embedding matrix."""
-
-    @staticmethod
-    def read(path: Path) -> LlamaConfig:
-        """From a `config.json`. Raises ValueError for an architecture that this model does not compute."""
-        raw: dict[str, Any] = json.loads(path.read_text())
-        _refuse_other_architectures(raw, path)
-        heads = int(raw["num_attention_heads"])
-        return LlamaConfig(
-            vocab_size=int(raw["vocab_size"]),
-            hidden_size=int(raw["hidden_size"]),
-            intermediate_size=int(raw["intermediate_size"]),
-            layers=int(raw["num_hidden_layers"]),
-            heads=heads,
-            kv_heads=int(raw.get("num_key_value_heads") or heads),
-            head_dim=int(raw.get("head_dim") or int(raw["hidden_size"]) // heads),
-            rope_theta=float(_rope(raw).get("rope_theta") or raw.get("rope_theta") or 10000.0),
-            eps=float(raw.get("rms_norm_eps", 1e-6)),
-            tied=bool(raw.get("tie_word_embeddings", False)),
-        )
-
-
-def _rope(raw: dict[str, Any]) -> dict[str, Any]:
-    """The rotary settings: `rope_parameters` in newer files, `rope_scaling` in older ones."""
-    return raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-
-
-def _refuse_other_architectures(raw: dict[str, Any], path: Path) -> None:
-    rope = _rope(raw)
-    wanted = {
-        "model_type": (raw.get("model_type"), ("llama",)),
-        "hidden_act": (raw.get("hidden_act", "silu"), ("silu",)),
-        "attention_bias": (raw.get("attention_bias", False), (False, None)),
-        "mlp_bias": (raw.get("mlp_bias", False), (False, None)),
-        "rope_type": (rope.get("rope_type", rope.get("type", "default")), ("default",)),
-    }
-    for name, (value, known) in wanted.items():
-        if value not in known:
-            raise ValueError(f"{path}: {name} is {value!r}; the emulator computes only {known[0]!r}")
 
 
 class Memory(Protocol):
@@ -137,9 +82,18 @@ class Block(nn.Module):
         turned = _rotate(heads[:, : c.heads + c.kv_heads], rope)
         query, key = turned[:, : c.heads], turned[:, c.heads :]
         keys, values = memory.extend(layer, key, heads[:, c.heads + c.kv_heads :])
-        grouped = c.heads != c.kv_heads
-        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, enable_gqa=grouped)
+        mixed = _mix(query, keys, values, mask)
         return F.linear(mixed.transpose(1, 2).reshape(rows, length, c.heads * c.head_dim), self.out)
+
+
+def _mix(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention. One query a row, as in generation, is quicker as two plain products over the heads of a group."""
+    rows, heads, length, size = query.shape
+    groups = keys.shape[1]
+    if length > 1 or mask is None:
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, enable_gqa=heads != groups)
+    scores = torch.matmul(query.view(rows, groups, heads // groups, size), keys.transpose(2, 3)) * size**-0.5
+    return torch.matmul((scores + mask).softmax(-1), values).view(rows, heads, 1, size)
 
 
 def _rotate(x: Tensor, rope: KeyValue) -> Tensor:
@@ -212,25 +166,33 @@ _FUSED = {
 """Our parameter of a layer → Hugging Face's, whose rows it holds one after the other."""
 
 
+def parts(config: LlamaConfig) -> dict[str, dict[str, int]]:
+    """Each matrix of our layers → the matrices it holds one below the other in Hugging Face's names → their rows."""
+    query, key = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    rows = {"qkv": [query, key, key], "gate_up": [config.intermediate_size] * 2, "out": [config.hidden_size]}
+    rows |= {name: [config.hidden_size] for name in ("norm1", "norm2", "down")}
+    return {
+        f"blocks.{layer}.{ours}": {
+            f"model.layers.{layer}.{name}": count for name, count in zip(theirs, rows[ours], strict=True)
+        }
+        for layer in range(config.layers)
+        for ours, theirs in _FUSED.items()
+    }
+
+
 def _fuse(tensors: dict[str, Tensor], config: LlamaConfig) -> dict[str, Tensor]:
     ours = {"embed": tensors["model.embed_tokens.weight"], "norm": tensors["model.norm.weight"]}
     ours["head"] = ours["embed"] if config.tied else tensors["lm_head.weight"]
-    for layer in range(config.layers):
-        for name, theirs in _FUSED.items():
-            parts = [tensors[f"model.layers.{layer}.{part}.weight"] for part in theirs]
-            ours[f"blocks.{layer}.{name}"] = torch.cat(parts)
+    for name, theirs in parts(config).items():
+        ours[name] = torch.cat([tensors[f"{part}.weight"] for part in theirs])
     return ours
 
 
 def _split(ours: dict[str, Tensor], config: LlamaConfig) -> dict[str, Tensor]:
-    query, key = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    rows = {"qkv": [query, key, key], "gate_up": [config.intermediate_size] * 2}
     tensors = {"model.embed_tokens.weight": ours["embed"], "model.norm.weight": ours["norm"]}
     if not config.tied:
         tensors["lm_head.weight"] = ours["head"]
-    for layer in range(config.layers):
-        for name, theirs in _FUSED.items():
-            tensor = ours[f"blocks.{layer}.{name}"]
-            for part, piece in zip(theirs, tensor.split(rows.get(name, [len(tensor)])), strict=True):
-                tensors[f"model.layers.{layer}.{part}.weight"] = piece.contiguous()
+    for name, theirs in parts(config).items():
+        for part, piece in zip(theirs, ours[name].split(list(theirs.values())), strict=True):
+            tensors[f"{part}.weight"] = piece.contiguous()
     return tensors

@@ -13,47 +13,32 @@ import copy
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
+from emulator.lm.adamw import AdamW
 from emulator.lm.batch import Completions, Prompts, completion_logits
-from emulator.lm.chat import render
-from emulator.lm.folder import FILES, chat_template, end_tokens, read_json, special_tokens
+from emulator.lm.drawn import Drawn
+from emulator.lm.folder import FILES
 from emulator.lm.generate import generate
+from emulator.lm.lora import Adapter
 from emulator.lm.loss import TokenStats, clip_metrics, log_probabilities, masked_mean, row_weights, token_losses
-from emulator.lm.model import load_model, save_weights
+from emulator.lm.model import Llama, load_model, save_weights
+from emulator.lm.tokens import Tokens
 from emulator.policy import Sampled, Sampling
-from runner.grpo.types import Completion, Example
-from runner.spec.model import Grpo, JobSpec
+from runner.grpo.types import Example
+from runner.spec.model import Grpo, Lora
 
-SHIPPED = Path(__file__).parents[1] / "weights"
-
-UPDATE_POSITIONS = 16384
+OPTIMIZER = "optimizer.safetensors"
+UPDATE_POSITIONS = 4096
 UPDATE_LOGITS = 2**26
 """Most positions (prompts and completions, padding included), and most positions times vocabulary, in one forward and
 backward pass: they bound the memory."""
-
-
-@dataclass(slots=True)
-class Drawn:
-    """A drawn batch, with the log-probabilities of its first update."""
-
-    prompts: list[list[int]]
-    tokens: list[list[int]]
-    """Of every completion, group after group."""
-    owner: list[int]
-    """The prompt of each completion."""
-    temperature: float
-    completions: list[list[Completion]]
-    old_logps: list[Tensor] = field(default_factory=list[Tensor])
-    """One tensor [rows, T] for each chunk, from the first update on the batch: then the policy was still the one that
-    drew it. Empty before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +50,8 @@ class Chunk:
     advantages: Tensor
     mask: Tensor
     weights: Tensor
+    old_logps: Tensor | None
+    """None: those of this pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,110 +68,111 @@ class Totals:
 class LmPolicy:
     """A language model from a Hugging Face folder of Llama architecture (`emulator.policy.Policy`).
 
-    Sets the process's number of torch threads. Raises ValueError or OSError if the folder can't be read.
+    With `lora` an adapter is trained, drawn from `seed`. Sets the process's number of torch threads. Raises ValueError
+    or OSError if the folder can't be read.
     """
 
-    def __init__(self, folder: Path, grpo: Grpo, *, threads: int = 1) -> None:
+    def __init__(self, folder: Path, grpo: Grpo, *, lora: Lora | None = None, seed: int = 0, threads: int = 1) -> None:
         torch.set_num_threads(threads)
         self._folder, self._grpo = folder, grpo
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._settings = read_json(folder / "tokenizer_config.json")
-        self._end = end_tokens(folder)
+        self._tokens = Tokens(folder)
         self.model = load_model(folder)
         self._reference = copy.deepcopy(self.model).requires_grad_(False) if grpo.beta else None
-        self._optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=grpo.learning_rate,
+        self._adapter = Adapter(self.model, lora, seed) if lora else None
+        self._optimizer = AdamW(
+            self._trained(),
             betas=(grpo.adam_beta1, grpo.adam_beta2),
             eps=grpo.adam_epsilon,
             weight_decay=grpo.weight_decay,
-            foreach=True,
         )
 
-    @staticmethod
-    def from_job(job: JobSpec) -> LmPolicy:
-        """The job's `emulator.model`, or the shipped weights."""
-        folder = Path(job.emulator.model) if job.emulator.model else SHIPPED
-        return LmPolicy(folder, job.grpo, threads=job.emulator.threads)
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return self._adapter.parameters if self._adapter else dict(self.model.named_parameters())
 
     # Text in, text out
 
     def prompt(self, example: Example) -> str:
         """The example's text as it stands, or its messages through the folder's chat template."""
-        if isinstance(example.prompt, str):
-            return example.prompt
-        template = chat_template(self._folder, self._settings)
-        return render(template, example.prompt, **special_tokens(self._settings))
+        return self._tokens.prompt(example)
 
     def sample(self, examples: Sequence[Example], sampling: Sampling, seeds: Sequence[Sequence[int]]) -> Drawn:
-        """One completion per seed. Raises ValueError for a chat prompt where the folder has no chat template."""
-        prompts = [self._encode(example) for example in examples]
-        drawn = generate(self.model, prompts, seeds, sampling, self._end)
+        """One completion per seed. A prompt that leaves too little of the model's context loses its beginning."""
+        room = self.model.config.context - sampling.max_completion_length
+        prompts = [self._tokens.encode(example, room) for example in examples]
+        drawn = generate(self.model, prompts, seeds, sampling, self._tokens.end)
         return Drawn(
             prompts=prompts,
             tokens=[tokens for group in drawn for tokens in group],
             owner=[i for i, group in enumerate(drawn) for _ in group],
             temperature=sampling.temperature or 1.0,
-            completions=[[self._completion(tokens) for tokens in group] for group in drawn],
+            completions=[[self._tokens.completion(tokens) for tokens in group] for group in drawn],
         )
-
-    def _encode(self, example: Example) -> list[int]:
-        text, begin = self.prompt(example), special_tokens(self._settings).get("bos_token")
-        rendered = not isinstance(example.prompt, str) or (begin is not None and text.startswith(begin))
-        ids = self._tokenizer.encode(text, add_special_tokens=not rendered).ids
-        return ids or [min(self._end)]
-
-    def _completion(self, tokens: list[int]) -> Completion:
-        ended = tokens[-1] in self._end
-        text = self._tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
-        return Completion(text=text, n_tokens=len(tokens), finish="eos" if ended else "length")
 
     # Learning
 
-    def update(self, sampled: Sampled, advantages: Sequence[float], step: int) -> Mapping[str, float]:
-        """One AdamW step on everything drawn; see `emulator.lm.loss` for the loss.
+    def update(
+        self, sampled: Sampled, advantages: Sequence[float], step: int, rows: Sequence[int] | None = None
+    ) -> Mapping[str, float]:
+        """One AdamW step on the completions `rows` of what was drawn (ascending; None: all); see `emulator.lm.loss`.
 
-        Further updates on the same batch (`num_iterations`) clip against the log-probabilities of the first one.
+        Where a batch makes several steps, all of them clip against the log-probabilities before the first of them.
         """
-        drawn = cast(Drawn, sampled)
+        whole = cast(Drawn, sampled)
+        if whole.old_logps is None and self._grpo.generate_every * self._grpo.num_iterations > 1:
+            whole.old_logps = self._log_probabilities(whole)
+        drawn = whole if rows is None else whole.part(rows)
+        used = advantages if rows is None else [advantages[row] for row in rows]
         learning_rate = self._grpo.learning_rate * learning_rate_factor(self._grpo, step)
-        self._optimizer.param_groups[0]["lr"] = learning_rate
-        self._optimizer.zero_grad()
-        first = not drawn.old_logps
-        totals: list[Totals] = []
-        for i, chunk in enumerate(self._chunks(drawn, advantages)):
-            totals.append(self._backward(chunk, drawn, None if first else drawn.old_logps[i]))
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._grpo.max_grad_norm)
-        self._optimizer.step()
-        return _metrics(totals, self._grpo) | {"grad_norm": norm.item(), "learning_rate": learning_rate}
+        self.model.zero_grad()
+        tokens = self._counted(whole) / self._grpo.generate_every
+        totals = [self._backward(chunk, drawn.temperature) for chunk in self._chunks(drawn, used, tokens)]
+        norm = self._descend(learning_rate)
+        return _metrics(totals, self._grpo) | {"grad_norm": norm, "learning_rate": learning_rate}
 
-    def _chunks(self, drawn: Drawn, advantages: Sequence[float]) -> Iterator[Chunk]:
+    def _descend(self, learning_rate: float) -> float:
+        """The optimizer's step; the norm of the gradient before it is cut."""
+        if self._adapter:
+            self._adapter.collect_gradients()
+        norm = torch.nn.utils.clip_grad_norm_(self._trained().values(), self._grpo.max_grad_norm)
+        self._optimizer.step(learning_rate)
+        if self._adapter:
+            self._adapter.merge()
+        return norm.item()
+
+    def _counts(self, tokens: Sequence[int]) -> bool:
+        """Whether a completion is in the loss."""
+        return not self._grpo.mask_truncated_completions or tokens[-1] in self._tokens.end
+
+    def _counted(self, drawn: Drawn) -> int:
+        """Tokens in the loss."""
+        return sum(len(tokens) for tokens in drawn.tokens if self._counts(tokens))
+
+    def _chunks(self, drawn: Drawn, advantages: Sequence[float], tokens: float) -> Iterator[Chunk]:
+        """The batch in parts that are computed at once. `tokens`: what dapo and cispo divide by."""
         everything = Completions.pad(drawn.tokens, drawn.owner)
         mask = everything.real.clone()
-        if self._grpo.mask_truncated_completions:
-            mask[[i for i, tokens in enumerate(drawn.tokens) if tokens[-1] not in self._end]] = 0.0
-        weights = row_weights(mask, self._grpo)
+        mask[[i for i, row in enumerate(drawn.tokens) if not self._counts(row)]] = 0.0
+        weights = row_weights(mask, self._grpo, tokens)
         for rows in _rows_of_chunks(drawn, min(UPDATE_POSITIONS, UPDATE_LOGITS // self.model.config.vocab_size)):
             first, last = drawn.owner[rows.start], drawn.owner[rows.stop - 1]
             completions = Completions.pad(drawn.tokens[rows], [owner - first for owner in drawn.owner[rows]])
+            width = completions.ids.shape[1]
             yield Chunk(
                 prompts=Prompts.pad(drawn.prompts[first : last + 1]),
                 completions=completions,
                 advantages=torch.tensor(advantages[rows], dtype=torch.float32),
-                mask=mask[rows, : completions.ids.shape[1]],
+                mask=mask[rows, :width],
                 weights=weights[rows],
+                old_logps=None if drawn.old_logps is None else drawn.old_logps[rows, :width],
             )
 
-    def _backward(self, chunk: Chunk, drawn: Drawn, old_logps: Tensor | None) -> Totals:
+    def _backward(self, chunk: Chunk, temperature: float) -> Totals:
         logits = completion_logits(self.model, chunk.prompts, chunk.completions)
-        logps, entropy = log_probabilities(logits, chunk.completions.ids, drawn.temperature)
-        if old_logps is None:
-            old_logps = logps.detach()
-            drawn.old_logps.append(old_logps)
+        logps, entropy = log_probabilities(logits, chunk.completions.ids, temperature)
         stats = TokenStats(
             logps=logps,
-            old_logps=old_logps,
-            reference_logps=self._reference_logps(chunk, drawn.temperature),
+            old_logps=logps.detach() if chunk.old_logps is None else chunk.old_logps,
+            reference_logps=None if self._reference is None else _frozen(self._reference, chunk, temperature),
             mask=chunk.mask,
         )
         terms = token_losses(stats, chunk.advantages, self._grpo)
@@ -193,39 +181,43 @@ class LmPolicy:
         kl = None if terms.kl is None else terms.kl.detach()
         return Totals(loss=loss.item(), entropy=entropy, ratio=terms.ratio.detach(), kl=kl, chunk=chunk)
 
-    @torch.no_grad()
-    def _reference_logps(self, chunk: Chunk, temperature: float) -> Tensor | None:
-        if self._reference is None:
-            return None
-        logits = completion_logits(self._reference, chunk.prompts, chunk.completions)
-        return log_probabilities(logits, chunk.completions.ids, temperature)[0]
+    def _log_probabilities(self, drawn: Drawn) -> Tensor:
+        """Of every token under the policy as it is. [N, T]"""
+        chunks = self._chunks(drawn, [0.0] * len(drawn.tokens), 1.0)
+        width = max(map(len, drawn.tokens))
+        return _stack([_frozen(self.model, chunk, drawn.temperature) for chunk in chunks], width)
 
     # State
 
     def save(self, folder: Path) -> None:
-        """A model folder that transformers opens, and `optimizer.safetensors` beside the weights."""
+        """A model folder that transformers opens, or an adapter that PEFT does; `optimizer.safetensors` beside it."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
-            if (self._folder / name).exists():
+            if (self._folder / name).exists() and not (self._adapter and name == "config.json"):
                 shutil.copyfile(self._folder / name, folder / name)
-        save_weights(self.model, folder / "model.safetensors")
-        save_file(self._optimizer_tensors(), folder / "optimizer.safetensors")
+        if self._adapter:
+            self._adapter.save(folder, self._folder)
+        else:
+            save_weights(self.model, folder / "model.safetensors")
+        save_file(self._optimizer.tensors(), folder / OPTIMIZER)
 
     def load(self, folder: Path) -> None:
         """Weights, and the optimizer's state where the folder has one. The reference stays the base model."""
-        self.model.load_state_dict(load_model(folder).state_dict())
-        self._optimizer.state.clear()
-        if (folder / "optimizer.safetensors").exists():
-            tensors = load_file(folder / "optimizer.safetensors")
-            for name, parameter in self.model.named_parameters():
-                keys = ("step", "exp_avg", "exp_avg_sq")
-                if f"{name}.step" in tensors:
-                    self._optimizer.state[parameter] = {key: tensors[f"{name}.{key}"] for key in keys}
+        if self._adapter:
+            self._adapter.load(folder)
+        else:
+            self.model.load_state_dict(load_model(folder).state_dict())
+        self._optimizer.load(load_file(folder / OPTIMIZER) if (folder / OPTIMIZER).exists() else {})
 
-    def _optimizer_tensors(self) -> dict[str, Tensor]:
-        state = self._optimizer.state
-        named = [(name, state[parameter]) for name, parameter in self.model.named_parameters() if parameter in state]
-        return {f"{name}.{key}": tensor for name, tensors in named for key, tensor in tensors.items()}
+    def load_drawn(self, folder: Path) -> Drawn:
+        return Drawn.load(folder)
+
+
+@torch.no_grad()
+def _frozen(model: Llama, chunk: Chunk, temperature: float) -> Tensor:
+    """Log-probabilities under a model, without gradient. [rows, T]"""
+    logits = completion_logits(model, chunk.prompts, chunk.completions)
+    return log_probabilities(logits, chunk.completions.ids, temperature)[0]
 
 
 def learning_rate_factor(grpo: Grpo, step: int) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from runner.grpo.run import Run
-from runner.grpo.types import Completion
+from runner.grpo.types import Completion, Example
 from runner.journal.events import Difference
 from runner.spec.errors import Finding
 from runner.spec.model import JobSpec
@@ -22,11 +22,16 @@ BACKENDS = {
 class Backend(Protocol):
     """Generates and updates. Knows nothing of YAML, SQLite, the queue, or how rewards are run."""
 
-    def check(self, job: JobSpec) -> list[Finding]:
-        """What would stop this job on this machine, without loading weights. Empty when it can run."""
+    def check(self, job: JobSpec, train: Sequence[Example] = (), held_out: Sequence[Example] = ()) -> list[Finding]:
+        """What would stop this job on this machine, without loading weights. Empty when it can run.
+
+        Paths in `job` are absolute (`runner.grpo.inputs.absolute_paths`); the examples are its data.
+        """
         ...
 
-    def differences(self, job: JobSpec) -> list[Difference]:
+    def differences(
+        self, job: JobSpec, train: Sequence[Example] = (), held_out: Sequence[Example] = ()
+    ) -> list[Difference]:
         """What the job asks for and this backend does not honour."""
         ...
 

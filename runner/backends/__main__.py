@@ -6,25 +6,35 @@ the journal. The one place where an exception becomes a reason.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 
 from runner.backends import load_backend
 from runner.data.load import load_examples
+from runner.grpo.checkpoint import last_step
 from runner.grpo.guards import RewardFailure
-from runner.grpo.inputs import Inputs, read_inputs
+from runner.grpo.inputs import Inputs, read_inputs, reward_settings
+from runner.grpo.reload import Past, Reload
 from runner.grpo.run import Run
 from runner.grpo.types import Reason
 from runner.journal import events
 from runner.journal.folder import RunFolder
 from runner.journal.log import Journal
 from runner.journal.states import exit_code
+from runner.rewards.guarantees import check, unmet
 from runner.rewards.host import RewardHost, RewardLoadError
+from runner.rewards.sandbox import Settings
+from runner.rewards.versions import Shelf
 from runner.spec.errors import Finding, JobError
+
+RESERVE_BYTES = 8192
+"""Taken from the disk at the start, so that a full one has room for the last word and the exit record."""
 
 
 class Unfit(Exception):
@@ -32,20 +42,33 @@ class Unfit(Exception):
 
 
 def main() -> int:
-    folder, attempt = RunFolder(Path(sys.argv[1])), int(sys.argv[2])
+    return attend(RunFolder(Path(sys.argv[1])), int(sys.argv[2]))
+
+
+def attend(folder: RunFolder, attempt: int) -> int:
+    """Trains one attempt of the run to its end; gives the exit code."""
     stop = _stop_flag()
     journal = Journal(folder.journal(attempt))
+    with contextlib.suppress(OSError):
+        folder.reserve.write_bytes(os.urandom(RESERVE_BYTES))
     last = Last()
     try:
         reason, detail = _train(folder, attempt, journal, stop, last)
     except Exception as error:
-        traceback.print_exc()
+        _log_traceback()
         reason, detail = _classify(error)
+    folder.reserve.unlink(missing_ok=True)
     try:
         journal.append(events.AttemptEnded(step=last.step, reason=reason, detail=detail))
     except OSError:
-        traceback.print_exc()
+        _log_traceback()
     return exit_code(reason)
+
+
+def _log_traceback() -> None:
+    """Into the trainer's log, which a full disk may have no room for; the last word may still fit."""
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
 
 
 def _refuse_unfit(findings: list[Finding]) -> None:
@@ -78,7 +101,12 @@ class Last:
 def _train(folder: RunFolder, attempt: int, journal: Journal, stop: list[int], last: Last) -> tuple[Reason, str]:
     inputs = read_inputs(folder)
     os.environ["RUNNER_DEVICE"] = inputs.device
-    with RewardHost(inputs.rewards, seed=inputs.job.seed) as host:
+    guarantees = _check_sandbox(inputs)
+    open_host = partial(
+        RewardHost, seed=inputs.job.seed, steps=inputs.job.grpo.steps, settings=_settings(inputs, folder)
+    )
+    step = last_step(folder.checkpoints)
+    with Reload(Shelf(folder.rewards), Past.read(folder), step, journal, open_host) as rewards:
         data = load_examples(inputs.job, inputs.data_folder)
         _refuse_changed(data.sha256, inputs)
         run = Run(
@@ -86,14 +114,19 @@ def _train(folder: RunFolder, attempt: int, journal: Journal, stop: list[int], l
             folder=folder.path,
             train=data.train,
             held_out=data.eval,
-            scorer=host,
+            scorer=rewards.active,
+            switch=rewards,
             journal=journal,
             stop_requested=lambda: bool(stop),
             emulated=inputs.emulated,
         )
         backend = load_backend(inputs.backend)
-        _announce(run, host, inputs, [*inputs.differences, *backend.differences(inputs.job)], attempt, journal)
-        findings = backend.check(inputs.job)
+        found = backend.differences(inputs.job, data.train, run.held_out)
+        _announce(run, rewards, inputs, [*inputs.differences, *found], attempt, journal)
+        journal.append(events.SandboxChecked(guarantees=guarantees))
+        if lacking := [f"{row.name} ({row.why})" for row in guarantees if row.state == "not enforced"]:
+            run.alert("sandbox", f"not enforced on this machine for reward code: {', '.join(lacking)}")
+        findings = backend.check(inputs.job, data.train, run.held_out)
         _refuse_unfit(findings)
         try:
             backend.train(inputs.job, run)
@@ -102,8 +135,23 @@ def _train(folder: RunFolder, attempt: int, journal: Journal, stop: list[int], l
         return run.finish()
 
 
+def _check_sandbox(inputs: Inputs) -> list[events.GuaranteeRow]:
+    """What this machine keeps of the job's sandbox. Raises Unfit when that is less than the job requires."""
+    guarantees = check(inputs.job.sandbox)
+    if lacking := unmet(inputs.job.sandbox, guarantees):
+        raise Unfit("\n".join(lacking))
+    return guarantees
+
+
+def _settings(inputs: Inputs, folder: RunFolder) -> Settings:
+    try:
+        return reward_settings(inputs, folder.rewards)
+    except JobError as error:
+        raise Unfit(str(error)) from None
+
+
 def _announce(
-    run: Run, host: RewardHost, inputs: Inputs, differences: list[events.Difference], attempt: int, journal: Journal
+    run: Run, rewards: Reload, inputs: Inputs, differences: list[events.Difference], attempt: int, journal: Journal
 ) -> None:
     resumed = run.step if run.resume_from else None
     journal.append(
@@ -111,10 +159,9 @@ def _announce(
             attempt=attempt, resumed_step=resumed, backend=inputs.backend, emulated=inputs.emulated, pid=os.getpid()
         )
     )
-    if resumed is None:
-        journal.append(events.VersionChanged(version=host.version, number=1, state="active", first_step=0))
-        if differences:
-            journal.append(events.DifferencesFound(items=differences))
+    rewards.begin(resumed)
+    if resumed is None and differences:
+        journal.append(events.DifferencesFound(items=differences))
 
 
 def _classify(error: Exception) -> tuple[Reason, str]:
@@ -142,6 +189,7 @@ def _stop_flag() -> list[int]:
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda signum, frame: asked.append(signum))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # held back while a warm process forked us
     return asked
 
 

@@ -18,7 +18,8 @@ VERBS = {
     "validate": ("validate", "Checks jobs, their data and rewards."),
     "plan": ("plan", "Shows what a run would do."),
     "run": ("train", "Trains a job with TRL on the GPU."),
-    "emulate": ("train", "Trains jobs in miniature on the CPU."),
+    "emulate": ("emulate", "Trains jobs in miniature on the CPU, and checks them."),
+    "watch": ("watch", "Runs what lies in jobs/, and whatever is put there."),
     "submit": ("queue", "Puts a job in the queue."),
     "ls": ("ls", "Lists the runs, latest first."),
     "show": ("show", "Shows everything of one run."),
@@ -29,13 +30,19 @@ VERBS = {
     "rerun": ("queue", "Makes a new run of a run's job."),
     "diff": ("diff", "Compares two runs or job files."),
     "export": ("export", "Writes model, completions and metrics."),
+    "reward": ("reward", "Tries, compares and manages reward functions."),
+    "ui": ("ui", "Shows jobs, runs, completions and rewards in a browser."),
     "schema": ("schema", "Prints a JSON Schema."),
     "explain": ("schema", "Explains a field of job.yaml."),
     "doctor": ("doctor", "Says what this machine offers."),
+    "prune": ("prune", "Removes checkpoints of ended runs."),
     "db": ("db", "Looks after the database."),
 }
 """verb → module of this package that has a function of that name, and what the list of verbs says of it (the first
 sentence of the function's help, so that the list imports nothing)."""
+
+GROUPS = ("reward", "db")
+"""Verbs that have verbs of their own."""
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -50,7 +57,7 @@ class Verbs(TyperGroup):
         if cmd_name not in VERBS:
             return None
         found = getattr(import_module(f"runner.cli.{VERBS[cmd_name][0]}"), cmd_name)
-        return found() if cmd_name == "db" else command(cmd_name, found)
+        return found() if cmd_name in GROUPS else command(cmd_name, found)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):

@@ -2,63 +2,44 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
 
 from runner.api import RunHandle
+from runner.ci.halt import Halt
 from runner.cli.out import note
 from runner.cli.progress import Progress
 from runner.journal.states import Reason, State, exit_code
 from runner.store.rows import RunRow
 
 
-class Stopper:
-    """Turns Ctrl-C and SIGTERM into stops of one run: the first lets the step end, the second doesn't wait."""
-
-    def __init__(self, handle: RunHandle) -> None:
-        self._handle = handle
-        self.signals: list[int] = []
-        self._told = 0
-
-    def on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.signals.append(number)
-        if len(self.signals) > 2:
-            raise KeyboardInterrupt
-        self._handle.stop()
-
-    def tell(self, step: int) -> None:
-        """Says once what each stop does; not in the handler, which may interrupt a write."""
-        if len(self.signals) <= self._told:
-            return
-        self._told = len(self.signals)
-        if self._told == 1:
-            note(f"stopping: finishing step {step + 1}, then a checkpoint; Ctrl-C again ends at once")
-        else:
-            note("ending at once")
-
-    @contextmanager
-    def installed(self) -> Generator[None]:
-        old = {number: signal.signal(number, self.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
-
 def attend(handle: RunHandle, after: int = 0) -> tuple[RunRow, int]:
     """Shows a started run's progress until it has ended; gives the run and the exit code its end calls for."""
-    stopper = Stopper(handle)
+    halt = Halt()
+    with halt.installed():
+        follow(handle, halt, after)
     row = handle.row
-    with stopper.installed(), handle.reading() as store, Progress(row, store) as progress:
+    return row, ending_code(row, halt.signals)
+
+
+def follow(handle: RunHandle, halt: Halt, after: int = 0) -> None:
+    """Shows the run's progress until it has ended, and passes on every stop that is asked for meanwhile."""
+    row = handle.row
+    with handle.reading() as store, Progress(row, store) as progress:
         for event in handle.events(after):
             if event is not None:
                 progress.take(event)
-            stopper.tell(progress.step)
-    row = handle.row
-    return row, ending_code(row, stopper.signals)
+            for _ in range(halt.take()):
+                handle.stop()
+                _tell(halt, progress.step)
+
+
+def _tell(halt: Halt, step: int) -> None:
+    """Says what the stop does."""
+    if halt.count == 1:
+        why = "" if halt.signals else f"{halt.reason[0]}; "
+        note(f"{why}stopping: finishing step {step + 1}, then a checkpoint; Ctrl-C again ends at once")
+    else:
+        note("ending at once")
 
 
 def ending_code(row: RunRow, signals: Sequence[int] = ()) -> int:

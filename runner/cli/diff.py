@@ -79,15 +79,17 @@ def _job(name: str) -> Side:
 
 def _run(name: str, home: Path | None) -> Side:
     from runner import api
-    from runner.rewards import bundle
+    from runner.queue.publish import live_version
+    from runner.rewards.versions import Shelf
     from runner.store import queries
 
     handle = api.open_run(name, home=home_of(home).path)
     row = handle.row
     with handle.reading() as store:
         series = dict(queries.metrics(store, row.id))
-    folder = handle.home.run(row.id)
-    sources = bundle.read(folder.rewards / folder.wanted.read_text().strip()).sources
+        live = live_version(queries.reward_versions(store, row.id))
+    shelf = Shelf(handle.home.run(row.id).rewards)
+    sources = shelf.bundle(live or shelf.wanted).sources
     return Side(title=row.id, job=JobSpec.model_validate_json(row.spec), sources=_texts(sources), metrics=series)
 
 

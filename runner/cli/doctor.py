@@ -19,6 +19,7 @@ from runner.cli.boundary import UNFIT
 from runner.cli.options import HomeOption, JsonOption
 from runner.cli.out import say, say_json
 from runner.cli.text import clean_line, table
+from runner.queue.home import Home
 
 CORE = ("grpo-runner", "pydantic", "sqlite-utils", "typer", "rich", "pyarrow")
 EMULATOR = ("torch", "tokenizers", "safetensors")
@@ -41,7 +42,8 @@ def doctor(home: HomeOption = None, json: JsonOption = False) -> None:
     from runner.cli.jobs import home_of
 
     checks = [_python(), _sqlite(), _packages("emulate", EMULATOR), _packages("run", TRL), _gpu()]
-    checks += [_isolation(), _writable(str(home_of(home).path))]
+    where = home_of(home)
+    checks += [*_sandbox(), _writable(str(where.path)), _file_system(where), _watch(where)]
     if json:
         say_json({"checks": [asdict(check) for check in checks], "versions": dict(_versions())})
     else:
@@ -106,11 +108,32 @@ def _gpu() -> Check:
     return Check(name="gpu", verdict="ok", found="; ".join(done.stdout.strip().splitlines()))
 
 
-def _isolation() -> Check:
-    """Reward calls run in processes of their own everywhere; what else holds depends on the system."""
-    pidfd = hasattr(os, "pidfd_open") and sys.platform == "linux"
-    found = "reward calls run in processes of their own, with deadlines" + (", killed by pidfd" if pidfd else "")
-    return Check(name="rewards", verdict="ok" if pidfd else "warn", found=found)
+def _sandbox() -> list[Check]:
+    """What reward code can't do here, found by trying it."""
+    from runner.rewards.guarantees import WAY_OUT, check
+    from runner.spec.sandbox import Sandbox
+
+    return [
+        Check(name=f"rewards: {kept.name}", verdict="ok", found=f"enforced: {kept.why}")
+        if kept.state == "enforced"
+        else Check(name=f"rewards: {kept.name}", verdict="warn", found=f"NOT ENFORCED: {kept.why}", fix=WAY_OUT)
+        for kept in check(Sandbox())
+    ]
+
+
+def _file_system(home: Home) -> Check:
+    from runner.watch.machine import file_system, is_network
+
+    kind = file_system(home.path)
+    fix = "SQLite's log, locks and notifications can't be relied on there: use a local disk" if is_network(kind) else ""
+    return Check(name="disk", verdict="fail" if fix else "ok", found=kind or "type unknown", fix=fix)
+
+
+def _watch(home: Home) -> Check:
+    from runner.watch.lock import holder
+
+    who = holder(home)
+    return Check(name="watch", verdict="ok", found=who or "no `runner watch` on this home")
 
 
 def _writable(folder: str) -> Check:

@@ -12,6 +12,7 @@ from runner.api import RunHandle
 from runner.cli.options import HomeOption, RunArgument
 from runner.cli.out import Part, note, say, say_json
 from runner.cli.text import clean, clean_line, indent, number
+from runner.rewards.versions import in_words
 from runner.store import queries
 from runner.store.rows import EventRow, RewardLogRow
 from runner.store.store import Store
@@ -89,9 +90,8 @@ def _words(event: EventRow, data: dict[str, Any]) -> str:
         case "metrics_reported":
             return _metrics(data["step"], data["metrics"])
         case "version_changed":
-            first = "" if data["first_step"] is None else f" from step {data['first_step']}"
-            error = f": {data['error']}" if data["error"] else ""
-            return f"reward version {data['number']} ({data['version'][:12]}) {data['state']}{first}{error}"
+            told = in_words(data).partition("\n")[0]
+            return f"{told} ({data['version'][:12]})" if told else ""
         case "differences_found":
             return "differs: " + "; ".join(f"{item['field']} {item['detail']}" for item in data["items"])
         case "checkpoint_saved":

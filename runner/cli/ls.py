@@ -11,9 +11,10 @@ import typer
 from runner.cli.options import HomeOption, JsonOption
 from runner.cli.out import Part, note, say, say_json
 from runner.cli.text import ago, clean_line, cut, duration, number, table
-from runner.cli.words import STYLES, WORDS
+from runner.cli.words import STYLES
 from runner.journal.states import Reason, State
-from runner.store.rows import RunRow
+from runner.journal.words import WORDS
+from runner.store.rows import JobRow, RunRow
 
 DETAIL_WIDTH = 48
 SELF_EXPLAINING = (Reason.FINISHED, Reason.CANCELLED, Reason.SUPERSEDED)
@@ -29,13 +30,36 @@ def ls(
     from runner import api
 
     rows = api.runs(job=job, state=state, home=home)
+    wrong = _wrong_files(home) if state is None else []
+    wrong = [row for row in wrong if job in (None, row.name)]
     rewards = _rewards(rows, home)
     if json:
-        say_json({"runs": [plain(row) | {"reward": rewards[row.id]} for row in rows]})
+        runs = [plain(row) | {"reward": rewards[row.id]} for row in rows]
+        say_json(
+            {"runs": runs, "invalid": [{"job": row.name, "path": row.path, "errors": row.errors} for row in wrong]}
+        )
     elif rows:
         _show(rows, rewards)
-    else:
+    elif not wrong:
         note("no runs" + (" like that" if job or state else " yet; `runner emulate JOB` makes one"))
+    if not json:
+        _show_wrong(wrong)
+
+
+def _wrong_files(home: Any) -> list[JobRow]:
+    """Job files that `runner watch` can't run as they are now, as it saw them last."""
+    from runner.cli.jobs import home_of
+    from runner.store import queries
+
+    with home_of(home).open() as store:
+        return [row for row in queries.jobs(store) if row.state != "valid"]
+
+
+def _show_wrong(rows: list[JobRow]) -> None:
+    for row in rows:
+        first = row.errors[0] if row.errors else {"message": "the file is missing", "line": 0}
+        place = f"{row.path}:{first['line']}" if first["line"] else row.path
+        note((row.state, "bold red"), clean_line(f"  {row.name}  {place}  {first['message']}"))
 
 
 def plain(row: RunRow) -> dict[str, Any]:

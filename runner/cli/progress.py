@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from runner.cli.out import Line, Part, console, is_terminal, note, plain, styled
 from runner.cli.text import clean, clean_line, clock, count, cut, plural
 from runner.cli.words import EMULATED
+from runner.rewards.versions import in_words
 from runner.store import queries
 from runner.store.rows import EventRow, RunRow
 from runner.store.store import Store
@@ -89,7 +90,10 @@ class Progress:
             note(head, *figures)
 
     def _figures(self, metrics: Mapping[str, float]) -> list[Part]:
-        named = {"reward": "reward", **{name: f"rewards/{name}/mean" for name in self._rewards}}
+        found = [name.removeprefix("rewards/") for name in metrics if name.startswith("rewards/")]
+        added = [name.removesuffix("/mean") for name in found if name.endswith("/mean")]  # while it trains
+        names = list(dict.fromkeys([*self._rewards, *added]))[:MAX_REWARDS]
+        named = {"reward": "reward", **{name: f"rewards/{name}/mean" for name in names}}
         known = {name: metrics[metric] for name, metric in named.items() if metric in metrics}
         return [f"  {clean_line(name)} {value:.2f}" for name, value in known.items()]
 
@@ -123,9 +127,10 @@ class Progress:
         note(("checkpoint", "dim"), f" step {event.step}")
 
     def _version_changed(self, event: EventRow, data: dict[str, Any]) -> None:
-        if data["number"] > 1 or data["state"] == "rejected":
-            error = f": {clean_line(data['error'])}" if data["error"] else ""
-            note(("rewards", "magenta"), f" version {data['number']} {data['state']} (step {event.step}){error}")
+        if data["number"] == 1 or not (told := in_words(data)):
+            return
+        bad = data["state"] == "rejected"
+        note(("rewards", "bold red" if bad else "magenta"), f"  {clean_line(told.partition(chr(10))[0])}")
 
     def _alert(self, event: EventRow, data: dict[str, Any]) -> None:
         note(("alert", "bold yellow"), clean_line(f" step {data['step']}: {data['message']} [{data['code']}]"))

@@ -15,8 +15,9 @@ from typing import Any
 from runner.cli.out import Line, Part, say
 from runner.cli.progress import first_failure
 from runner.cli.text import arrow, clean, clean_line, count, duration, indent, number, plural, size, sparkline, table
-from runner.cli.words import ADVICE, badge, rewards_of, standing
+from runner.cli.words import badge, rewards_of, standing
 from runner.journal.states import Reason, State
+from runner.journal.words import ADVICE
 from runner.queue.home import Home, find_home
 from runner.store import queries
 from runner.store.rows import CheckpointRow, GroupRow, RunRow
@@ -123,8 +124,7 @@ def plain(facts: Facts) -> dict[str, Any]:
 
 def _ending(facts: Facts) -> Iterator[Line]:
     run = facts.run
-    took = f"  {duration(run.ended_at - run.started_at)}" if run.ended_at and run.started_at else ""
-    yield [*badge(run), (run.id, "bold"), "  ", *standing(run), f"  step {run.last_step}/{run.total_steps}", took]
+    yield headline(run)
     if run.detail and run.reason not in (Reason.FINISHED, Reason.GOAL_REACHED):
         for sentence in clean(run.detail).split("; "):
             yield [("  ✗ " if run.reason is Reason.EXPECT_NOT_MET else "  ", "red"), sentence]
@@ -134,6 +134,12 @@ def _ending(facts: Facts) -> Iterator[Line]:
         yield from ([line] for line in indent(clean(run.error), "  │ "))
     if run.reason is not None and run.reason in ADVICE:
         yield [f"  {ADVICE[run.reason]}"]
+
+
+def headline(run: RunRow) -> Line:
+    """The run, how it ended, how far it came and how long it took."""
+    took = f"  {duration(run.ended_at - run.started_at)}" if run.ended_at and run.started_at else ""
+    return [*badge(run), (run.id, "bold"), "  ", *standing(run), f"  step {run.last_step}/{run.total_steps}", took]
 
 
 def _expected(facts: Facts) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.cli import report
 from runner.cli.ls import plain as plain_run
@@ -17,6 +17,9 @@ from runner.spec.resolve import differences
 from runner.store import queries
 from runner.store.rows import AttemptRow, CheckpointRow, RewardVersionRow, RunRow
 
+if TYPE_CHECKING:
+    from runner.queue.publish import Drift
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole:
@@ -24,6 +27,8 @@ class Whole:
     attempts: list[AttemptRow]
     checkpoints: list[CheckpointRow]
     versions: list[RewardVersionRow]
+    drift: Drift | None
+    """What the job's files say by now, where that is not what the run used last."""
 
     @property
     def run(self) -> RunRow:
@@ -33,15 +38,19 @@ class Whole:
 def show(run: RunArgument, home: HomeOption = None, json: JsonOption = False) -> None:
     """Shows everything of one run. Its settings, attempts, checkpoints and reward versions, and what it came to."""
     from runner import api
+    from runner.queue.publish import drift, live_version
 
     handle = api.open_run(run, home=home)
     row = handle.row
     with handle.reading() as store:
+        versions = queries.reward_versions(store, row.id)
+        live = live_version(versions)
         whole = Whole(
             facts=report.read(store, row),
             attempts=store.attempts(row.id),
             checkpoints=queries.checkpoints(store, row.id),
-            versions=queries.reward_versions(store, row.id),
+            versions=versions,
+            drift=drift(handle.home.run(row.id), live) if live else None,
         )
     if json:
         say_json(_plain(whole))
@@ -111,11 +120,22 @@ def _versions(whole: Whole) -> list[str]:
             item.sha256[:12],
             str(item.state),
             "" if item.first_step is None else f"from step {item.first_step}",
-            clean_line(item.error or ""),
+            clean_line((item.error or "").partition("\n")[0]),
         )
         for item in whole.versions
     ]
-    return table(rows, right=(0,))
+    return [*table(rows, right=(0,)), *_drift(whole)]
+
+
+def _drift(whole: Whole) -> Iterator[str]:
+    """Files that were edited after the run, or during it with `reload: off`."""
+    if whole.drift is None:
+        return
+    if whole.drift.sha256 is None:
+        yield clean_line(f"the job's files make no version now: {whole.drift.error}")
+    else:
+        act = f"; `runner rerun {whole.run.id}` takes them" if whole.run.state.is_final else ""
+        yield f"the job's files make another version now ({whole.drift.sha256[:12]}){act}"
 
 
 def _plain(whole: Whole) -> dict[str, Any]:
@@ -127,6 +147,7 @@ def _plain(whole: Whole) -> dict[str, Any]:
         "attempts": msgspec.to_builtins(whole.attempts),
         "checkpoints": msgspec.to_builtins(whole.checkpoints),
         "reward_versions": msgspec.to_builtins(whole.versions),
+        "drift": whole.drift and {"sha256": whole.drift.sha256, "error": whole.drift.error},
     }
     series = {name: {"first": s[0][1], "last": s[-1][1]} for name, s in whole.facts.metrics.items() if s}
     return {**plain_run(whole.run), **report.plain(whole.facts), "spec": json.loads(whole.run.spec), **rows} | {

@@ -1,11 +1,11 @@
-"""`runner run` and `runner emulate`: one job or several, in the foreground or detached."""
+"""`runner run`, and how `emulate -d`, `resume` and `rerun` start and end: in the foreground or detached."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -35,26 +35,10 @@ def run(
     def start(path: Path) -> RunHandle:
         return api.run(path, device=device, overrides=set_ or (), home=home, wait=False, detach=detach)
 
-    _train(jobs_in(job, home), start, detach, json)
+    train(jobs_in(job, home), start, detach, json)
 
 
-def emulate(
-    jobs: Annotated[list[str], typer.Argument(metavar="JOB", help="Jobs, or folders of jobs: one after another.")],
-    set_: SetOption = None,
-    detach: DetachOption = False,
-    home: HomeOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Trains jobs in miniature on the CPU. Same job, rewards and records; a tiny model."""
-    from runner import api
-
-    def start(path: Path) -> RunHandle:
-        return api.emulate(path, overrides=set_ or (), home=home, wait=False, detach=detach)
-
-    _train([path for name in jobs for path in jobs_in(name, home)], start, detach, json)
-
-
-def _train(paths: list[Path], start: Start, detach: bool, json: bool) -> None:
+def train(paths: list[Path], start: Start, detach: bool, json: bool) -> None:
     """Starts each job and, unless detached, stays with it to its end. Ends with the exit code of the whole."""
     if len(paths) == 1:
         finish(start(paths[0]), detach, json)
@@ -66,7 +50,7 @@ def _train(paths: list[Path], start: Start, detach: bool, json: bool) -> None:
         say_json({"runs": plain, "passed": passed, "failed": len(plain) - passed})
     else:
         say(f"{passed} passed, {len(results) - passed} failed")
-    raise typer.Exit(_code([code for code, _ in results]))
+    raise typer.Exit(code_of([code for code, _ in results]))
 
 
 def _each(paths: list[Path], start: Start, detach: bool, json: bool) -> Any:
@@ -114,7 +98,7 @@ def conclude(handle: RunHandle, detach: bool, json: bool, after: int = 0) -> tup
     return code, report.plain(facts)
 
 
-def _code(codes: list[int]) -> int:
+def code_of(codes: Sequence[int]) -> int:
     """The code of several runs: theirs where the failed ones agree, else 1; an interruption is always told."""
     failed = {code for code in codes if code}
     interrupted = [code for code in failed if code > 128]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from runner.cli.out import Part
-from runner.journal.states import Reason, State
+from runner.journal.states import State
+from runner.journal.words import WORDS
 from runner.store.rows import RunRow
 
 EMULATED: Part = ("EMULATED", "black on yellow")
@@ -17,33 +18,6 @@ STYLES = {
     State.HELD: "bold yellow",
     State.RUNNING: "bold blue",
     State.STARTING: "bold blue",
-}
-
-WORDS = {
-    Reason.FINISHED: "all steps are done",
-    Reason.GOAL_REACHED: "the goal of `stop:` is reached",
-    Reason.EXPECT_NOT_MET: "it ran to the end, and what `expect:` asks did not come",
-    Reason.TIME_LIMIT: "`limits.max_duration` is used up",
-    Reason.TOKEN_LIMIT: "`limits.max_tokens` is used up",
-    Reason.REWARD_ERROR: "the rewards failed",
-    Reason.DIVERGED: "loss or weights became NaN or infinite",
-    Reason.ENVIRONMENT: "this machine can't run the job",
-    Reason.INVALID: "the job does not fit what the run was started with",
-    Reason.INTERNAL: "a defect of the runner or of a library",
-    Reason.STOPPED: "stopped on request",
-    Reason.LOST: "its processes vanished",
-    Reason.OUT_OF_MEMORY: "out of memory",
-    Reason.DISK_FULL: "the disk is full",
-    Reason.CANCELLED: "cancelled on request",
-    Reason.SUPERSEDED: "a newer submission took its place",
-    Reason.WAITING: "waiting in the queue",
-}
-
-ADVICE = {
-    Reason.DIVERGED: "a lower grpo.learning_rate or grpo.max_grad_norm often helps",
-    Reason.OUT_OF_MEMORY: "fewer tokens or completions at once: grpo.micro_batch, grpo.max_completion_length",
-    Reason.DISK_FULL: "make room; the last checkpoint is whole",
-    Reason.LOST: "the last checkpoint is whole",
 }
 
 

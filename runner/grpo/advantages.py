@@ -1,4 +1,8 @@
-"""Group-relative advantages, exactly as TRL 1.16 computes them (`GRPOTrainer._generate_and_score_completions`)."""
+"""Group-relative advantages, exactly as TRL 1.16 computes them (`GRPOTrainer._generate_and_score_completions`).
+
+Two ways to make one advantage of several rewards: sum them and compare the sums in the group (`advantages`), or compare
+each in the group and sum that (`normalized_advantages`).
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 ScaleRewards = Literal["group", "batch", "none"]
+Values = Sequence[Sequence[float | None]]
+"""Scores of F functions for n completions, None where a function gave none. [n][F]"""
 
 EPSILON = 1e-4
 """Added to the standard deviation, as in TRL."""
 
 
-def weighted_rewards(values: Sequence[Sequence[float | None]], weights: Sequence[float]) -> list[float | None]:
+def weighted_rewards(values: Values, weights: Sequence[float]) -> list[float | None]:
     """r_i = Σ_f w_f · v_if over the functions that gave a value; None where none did ("unscorable" in TRL). [n]
 
     A None beside a value adds nothing: the sum is not re-normalised.
@@ -47,6 +53,31 @@ def _advantage(reward: float | None, center: float, spread: float, scale: ScaleR
     if scale == "none":
         return reward - center
     return 0.0 if math.isnan(spread) else (reward - center) / (spread + EPSILON)
+
+
+def normalized_sums(values: Values, weights: Sequence[float], group_size: int) -> list[float | None]:
+    """Z_i = Σ_f w_f · (v_if − mean_f) / (std_f + ε), mean and std of function f in the group (GDPO). [n]
+
+    None where no function gave a value. A function with one value in its group adds nothing there.
+    """
+    normalized: list[tuple[float | None, ...]] = []
+    for start in range(0, len(values), group_size):
+        columns = zip(*values[start : start + group_size], strict=True)
+        normalized += zip(*(_normalized(column) for column in columns), strict=True)
+    return weighted_rewards(normalized, weights)
+
+
+def _normalized(column: Sequence[float | None]) -> list[float | None]:
+    center, spread = mean(column), std(column)
+    divisor = math.inf if math.isnan(spread) else spread + EPSILON
+    return [None if value is None else (value - center) / divisor for value in column]
+
+
+def normalized_advantages(values: Values, weights: Sequence[float], group_size: int) -> list[float]:
+    """A_i = (Z_i − mean(Z)) / (std(Z) + ε) over the whole batch, of the `normalized_sums` Z; 0.0 where Z_i is None."""
+    sums = normalized_sums(values, weights, group_size)
+    center, spread = mean(sums), std(sums)
+    return [_advantage(z, center, spread, "batch") for z in sums]
 
 
 def mean(values: Sequence[float | None]) -> float:

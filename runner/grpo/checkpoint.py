@@ -36,6 +36,12 @@ def find(folder: Path) -> list[Checkpoint]:
     return [checkpoint for checkpoint in found if checkpoint is not None]
 
 
+def last_step(folder: Path) -> int:
+    """Step of the last complete checkpoint under `folder`; 0 when there is none."""
+    found = find(folder)
+    return found[-1].step if found else 0
+
+
 def _read(path: Path) -> Checkpoint | None:
     try:
         manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from runner.grpo.types import Reason, Scored
+from runner.grpo.types import Outcome, Reason, Scored
 from runner.spec.model import Condition, Expect, Limits, Stop
 
 History = Mapping[str, Sequence[tuple[int, float]]]
@@ -34,6 +35,8 @@ class Breaker:
         calls = [score for row in scored.scores for score in row if score.name in scored.names]
         failed = [score for score in calls if score.outcome.is_error]
         for score in failed:
+            if score.outcome is Outcome.BUDGET:
+                raise RewardFailure(f"{score.name}: {score.error}; `rewards.{score.name}.budget` in the job says so")
             if score.name in fail_on:
                 raise RewardFailure(f"{score.name}: {score.outcome} under on_error: fail\n{score.error or ''}")
         share = len(failed) / len(calls)
@@ -78,25 +81,50 @@ def within(condition: Condition, value: float) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What came of one expectation."""
+
+    end: float | None
+    """Mean of the last `last` values; None where the metric was never recorded."""
+    rise: float | None
+    """`end` minus the mean of the first `last` values."""
+    unmet: list[str]
+    """What did not come, in words; empty when it is met."""
+
+
 def unmet(expects: Sequence[Expect], history: History) -> list[str]:
     """What was expected and did not come, in words. A metric that was never recorded is unmet."""
-    return [sentence for expect in expects for sentence in _judge(expect, history)]
+    return [sentence for expect in expects for sentence in judge(expect, history).unmet]
 
 
-def _judge(expect: Expect, history: History) -> list[str]:
+def judge(expect: Expect, history: History) -> Judged:
+    """The one rule by which an expectation is met."""
     values = [value for _, value in history.get(expect.metric, ())]
     if not values:
-        return [f"{expect.metric} was never recorded; recorded are: {', '.join(sorted(history)) or 'none'}"]
-    end = _mean(values[-expect.last :])
-    rise = end - _mean(values[: expect.last])
+        recorded = ", ".join(sorted(history)) or "none"
+        return Judged(end=None, rise=None, unmet=[f"{expect.metric} was never recorded; recorded are: {recorded}"])
+    end = mean(values[-expect.last :])
+    return judge_values(expect, end, end - mean(values[: expect.last]))
+
+
+def judge_values(expect: Expect, end: float, rise: float) -> Judged:
+    """As `judge`, of figures that were made already."""
     said: list[str] = []
     if not within(expect, end):
-        bound = f"at least {expect.at_least}" if expect.at_least is not None else f"at most {expect.at_most}"
-        said.append(f"{expect.metric} is {end:.4g} at the end (mean of the last {expect.last}); expected {bound}")
+        said.append(
+            f"{expect.metric} is {end:.4g} at the end (mean of the last {expect.last}); expected {bounds(expect)}"
+        )
     if expect.rises_by is not None and rise < expect.rises_by:
         said.append(f"{expect.metric} rose by {rise:.4g}; expected {expect.rises_by}")
-    return said
+    return Judged(end=end, rise=rise, unmet=said)
 
 
-def _mean(values: Sequence[float]) -> float:
+def bounds(condition: Condition) -> str:
+    """`at least 0.5 and at most 0.9`."""
+    named = (("at least", condition.at_least), ("at most", condition.at_most))
+    return " and ".join(f"{name} {value}" for name, value in named if value is not None)
+
+
+def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)

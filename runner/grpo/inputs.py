@@ -6,8 +6,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.journal.completions import RUN
 from runner.journal.events import Difference
 from runner.journal.folder import RunFolder, read_json
+from runner.rewards.sandbox import Settings, settings_of
 from runner.spec.errors import Finding, JobError
 from runner.spec.model import JobSpec
 
@@ -23,8 +25,6 @@ class Inputs:
     data_folder: Path
     data_sha256: str
     """Of the data at submission."""
-    rewards: Path
-    """Bundle folder of the wanted reward version."""
     differences: list[Difference]
 
 
@@ -41,10 +41,31 @@ def read_inputs(folder: RunFolder) -> Inputs:
         emulated=run["emulated"],
         device=spec["device"],
         data_folder=job_folder,
-        rewards=folder.rewards / folder.wanted.read_text().strip(),
         data_sha256=spec["data_sha256"],
         differences=[Difference(**item) for item in spec["differences"]],
     )
+
+
+def reward_settings(inputs: Inputs, state: Path | None) -> Settings:
+    """What the job grants its reward workers. `state`: where their cache and budget are kept; None: neither counts.
+
+    Raises JobError when a secret isn't there: it was when the job was checked, on this machine or another.
+    """
+    return settings_of(inputs.job, inputs.data_folder, state)
+
+
+def as_trained(job: JobSpec, folder: Path, runs: Path) -> JobSpec:
+    """A job that is not submitted yet as its trainer would be given it: local paths absolute, and an earlier run that
+    is to be replayed as its folder in `runs`. Raises JobError where that run is not there."""
+    named = job.emulator.completions
+    job = absolute_paths(job, folder)
+    if named is None or not named.startswith(RUN):
+        return job
+    earlier = runs / named.removeprefix(RUN)
+    if not earlier.is_dir():
+        message, hint = f"there is no {named} in {runs}", "`runner ls` lists the runs"
+        raise JobError([Finding(code="semantic", field="emulator.completions", message=message, hint=hint)])
+    return job.model_copy(update={"emulator": job.emulator.model_copy(update={"completions": str(earlier)})})
 
 
 def absolute_paths(job: JobSpec, *folders: Path) -> JobSpec:
@@ -56,7 +77,7 @@ def absolute_paths(job: JobSpec, *folders: Path) -> JobSpec:
     emulator = job.emulator.model_copy(
         update={
             name: found(value)
-            for name in ("model", "completions")
+            for name in ("model", "demonstrations", "completions")
             if (value := getattr(job.emulator, name)) is not None
         }
     )

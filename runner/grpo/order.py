@@ -26,6 +26,19 @@ def batch_of(step: int, steps_per_batch: int) -> int:
     return (step - 1) // steps_per_batch
 
 
+def rows_of(seed: int, step: int, rows: int, generate_every: int, num_iterations: int) -> list[int]:
+    """Rows of its generation batch that the 1-based step trains on, ascending.
+
+    As in TRL, the batch is shuffled once, cut into `generate_every` equal parts, and gone through `num_iterations`
+    times.
+    """
+    batch = batch_of(step, generate_every * num_iterations)
+    order = list(range(rows))
+    random.Random(f"rows/{seed}/{batch}").shuffle(order)
+    size, part = rows // generate_every, (step - 1) % generate_every
+    return sorted(order[part * size : (part + 1) * size])
+
+
 def draw_seeds(seed: int, split: str, step: int, example_ids: Sequence[int], n: int) -> list[list[int]]:
     """A 64-bit seed for every completion of a batch: [group][generation]. No generator state is ever kept."""
     return [

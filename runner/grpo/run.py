@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from runner.data.examples import Example
 from runner.grpo import checkpoint as checkpoints
 from runner.grpo import guards
-from runner.grpo.advantages import advantages, weighted_rewards
+from runner.grpo.advantages import Values, advantages, normalized_advantages, weighted_rewards
 from runner.grpo.metrics import batch_metrics
 from runner.grpo.order import batch_of, draw_seeds, indices
 from runner.grpo.types import Completion, Group, Next, Reason, Scored, Split
@@ -51,6 +51,14 @@ class Scorer(Protocol):
     def score(self, groups: Sequence[GroupCall], *, step: int, split: str) -> list[list[Score]]: ...
 
 
+class Switch(Protocol):
+    """What may put another reward version live between two batches. `runner.grpo.reload.Reload` is the one there is."""
+
+    def turn(self, step: int) -> Scorer: ...
+    def keep(self, calls: Sequence[GroupCall], scores: Sequence[Sequence[Score]]) -> None: ...
+    def roll_back(self, error: str) -> bool: ...
+
+
 class Run:
     """One attempt of one run. Exists on rank 0 only."""
 
@@ -65,15 +73,19 @@ class Run:
         journal: Journal,
         stop_requested: Callable[[], bool],
         emulated: bool,
+        switch: Switch | None = None,
     ) -> None:
         self.job = job
         self.held_out = tuple(held_out[: job.evaluation.limit])
         """Examples to evaluate on, in order."""
         self.ended: Reason | None = None
         """Set once `Next.stop` has been given."""
+        self.folder = folder
+        """Of the run."""
         self._folder = folder / "checkpoints"
         self._train = train
         self._scorer = scorer
+        self._switch = switch
         self._journal = journal
         self._stop_requested = stop_requested
         self._expects = job.emulator.expect if emulated else job.expect
@@ -132,9 +144,12 @@ class Run:
         recorded first. The groups must have equal sizes.
         """
         began = time.monotonic()
-        scores = self._scorer.score([_call(group) for group in groups], step=step, split=split)
+        if split == "train":
+            self._turn(step)
+        calls = [_call(group) for group in groups]
+        scores = self._scorer.score(calls, step=step, split=split)
         optimised = [i for i, function in enumerate(self._scorer.functions) if function.weight != 0]
-        values = [_optimised_values(row, optimised, self._scorer.functions) for row in scores]
+        values = [optimised_values(row, optimised, self._scorer.functions) for row in scores]
         weights = tuple(self._scorer.functions[i].weight for i in optimised)
         rewards = weighted_rewards(values, weights)
         scored = Scored(
@@ -143,16 +158,41 @@ class Run:
             weights=weights,
             values=values,
             rewards=rewards,
-            advantages=advantages(rewards, len(groups[0].completions), self.job.grpo.scale_rewards),
+            advantages=self._advantages(values, weights, rewards, len(groups[0].completions)),
             scores=scores,
         )
         self._record(groups, scored, step, split)
         self._reward_seconds = time.monotonic() - began
         if split == "train":
             self._tokens += sum(completion.n_tokens for group in groups for completion in group.completions)
-            fail_on = frozenset(function.name for function in self._scorer.functions if function.on_error == "fail")
-            self._breaker.check(scored, fail_on)
+            self._check(calls, scored)
         return scored
+
+    def _turn(self, step: int) -> None:
+        """A reward version goes live at the first training batch of a step, and never in an evaluation."""
+        scorer = self._scorer if self._switch is None else self._switch.turn(step)
+        if scorer is not self._scorer:
+            self._scorer = scorer
+            self._breaker = guards.Breaker()
+
+    def _check(self, calls: Sequence[GroupCall], scored: Scored) -> None:
+        """Too many failed calls end the run, or only the reward version where it was put live just now."""
+        fail_on = frozenset(function.name for function in self._scorer.functions if function.on_error == "fail")
+        try:
+            self._breaker.check(scored, fail_on)
+        except guards.RewardFailure as failure:
+            if self._switch is None or not self._switch.roll_back(str(failure)):
+                raise
+        else:
+            if self._switch is not None:
+                self._switch.keep(calls, scored.scores)
+
+    def _advantages(
+        self, values: Values, weights: Sequence[float], rewards: Sequence[float | None], group_size: int
+    ) -> list[float]:
+        if self.job.grpo.multi_objective_aggregation == "normalize_then_sum":
+            return normalized_advantages(values, weights, group_size)
+        return advantages(rewards, group_size, self.job.grpo.scale_rewards)
 
     def report(self, step: int, metrics: Mapping[str, float], *, split: Split = "train") -> Next:
         """Records a finished step's metrics (TRL's names; `eval` ones without a prefix) and says what comes next.
@@ -164,7 +204,7 @@ class Run:
         if batches:
             groups = [group for groups, _ in batches for group in groups]
             scored = [scored for _, scored in batches]
-            figures |= batch_metrics(groups, scored, self.job.grpo.scale_rewards)
+            figures |= batch_metrics(groups, scored, self.job.grpo)
             figures["time/reward"] = self._reward_seconds
             batches.clear()
         if split == "eval":
@@ -300,10 +340,11 @@ def _call(group: Group) -> GroupCall:
         completions=[completion.text for completion in group.completions],
         finish=[completion.finish for completion in group.completions],
         messages=messages,  # pyright: ignore[reportArgumentType]
+        tokens=[completion.ids or completion.n_tokens for completion in group.completions],
     )
 
 
-def _optimised_values(
+def optimised_values(
     row: Sequence[Score], optimised: Sequence[int], functions: Sequence[Function]
 ) -> list[float | None]:
     """Values of the optimised functions; all None when one of them failed and the completion leaves its group."""

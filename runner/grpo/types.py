@@ -33,6 +33,8 @@ class Completion:
     n_tokens: int
     finish: Finish
     """`eos`: the model ended it. `length`: it was cut at `max_completion_length`."""
+    ids: tuple[int, ...] = ()
+    """The token ids, the end token included, for rewards of TRL's style; empty where the text has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,6 +48,21 @@ class DifferencesFound(Base, frozen=True, kw_only=True, tag="differences_found")
     items: list[Difference]
 
 
+class GuaranteeRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What the machine keeps of one promise about reward code: see `runner.rewards.guarantees`."""
+
+    name: Literal["memory", "network", "filesystem", "secrets", "signals", "subprocess"]
+    state: Literal["enforced", "open", "not enforced"]
+    """`open`: the job opened it."""
+    why: str
+
+
+class SandboxChecked(Base, frozen=True, kw_only=True, tag="sandbox_checked"):
+    """What this attempt's rewards can't do, found by trying, before any of them ran."""
+
+    guarantees: list[GuaranteeRow]
+
+
 class ExampleRow(msgspec.Struct, frozen=True, kw_only=True):
     id: int
     prompt: str
@@ -105,14 +120,36 @@ class MetricsReported(Base, frozen=True, kw_only=True, tag="metrics_reported"):
     metrics: dict[str, float]
 
 
+class ScoreChange(msgspec.Struct, frozen=True, kw_only=True):
+    """How a function's scores of stored completions differ from the live version's."""
+
+    name: str
+    before: float | None
+    """Mean; None for a function that is new."""
+    after: float | None
+    """None for a function that is gone."""
+    rank: float | None
+    """Spearman's rank correlation; None where it has no meaning."""
+
+
 class VersionChanged(Base, frozen=True, kw_only=True, tag="version_changed"):
     """A reward version was staged, went live, was retired or was refused."""
 
     version: str
     number: int
+    """1, 2, 3 within the run, in the order in which the trainer came to know of them."""
     state: Literal["staged", "active", "retired", "rejected"]
     first_step: int | None = None
+    """`active`: the first training step whose completions it scores. `rejected`: for a version that failed while it
+    was live, the first that it does not score any more."""
     error: str | None = None
+    """`rejected`: why; the first line is enough for a person in a hurry."""
+    asks: bool = False
+    """`staged`: goes live when a person says so (`reload: ask`)."""
+    changes: list[ScoreChange] = []
+    """`staged`: on the last batch's completions."""
+    reference: dict[str, float] = {}
+    """`staged`: mean of every function over completions that are the same for all versions of the run."""
 
 
 class CheckpointSaved(Base, frozen=True, kw_only=True, tag="checkpoint_saved"):
@@ -148,6 +185,7 @@ class AttemptEnded(Base, frozen=True, kw_only=True, tag="attempt_ended"):
 Event = (
     AttemptStarted
     | DifferencesFound
+    | SandboxChecked
     | ExamplesSeen
     | BatchScored
     | MetricsReported

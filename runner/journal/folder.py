@@ -2,12 +2,14 @@
 
 run.json          who the run is: id, job, revision, backend, parent, where the job lies
 spec.json         the resolved spec, every default written out
+environment.json  what the rewards' `packages:` came to; absent where they run beside the runner
 source/           the job's files as submitted: job.yaml, data, recorded completions
-rewards/<sha256>/ sources of every reward version; rewards/wanted names the one to use
+rewards/<sha256>/ sources of every reward version; rewards/wanted names the one to use (`runner.rewards.versions`)
 journal/0001.jsonl    one file for each attempt
 checkpoints/step-000050/
 attempts/0001/    handle.json (the supervisor's pid), trainer.log, exit.json
 state.json        how the run stands, once it no longer runs
+reserve           room on the disk for the trainer's last word, given back before it
 lock              held by supervisor and trainer while they live
 """
 
@@ -35,6 +37,10 @@ class RunFolder:
         return self.path / "spec.json"
 
     @property
+    def environment_json(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
     def state_json(self) -> Path:
         return self.path / "state.json"
 
@@ -47,12 +53,12 @@ class RunFolder:
         return self.path / "rewards"
 
     @property
-    def wanted(self) -> Path:
-        return self.path / "rewards" / "wanted"
-
-    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def reserve(self) -> Path:
+        return self.path / "reserve"
 
     @property
     def lock(self) -> Path:

@@ -7,6 +7,7 @@ writer cuts off. Order is the file's, not the clock's.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ _decode = msgspec.json.Decoder(Event).decode
 
 
 class Journal:
-    """Writer of one attempt's file. One process owns it.
+    """Writer of one attempt's file. One process owns it; its threads may share it.
 
     Raises OSError (ENOSPC and the like) from `append`; the file then still ends with a complete line.
     """
@@ -30,8 +31,13 @@ class Journal:
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._end = os.fstat(self._fd).st_size
         self._seq = 0
+        self._lock = threading.Lock()
 
     def append(self, event: Event) -> None:
+        with self._lock:
+            self._append(event)
+
+    def _append(self, event: Event) -> None:
         self._seq += 1
         line = _encode(msgspec.structs.replace(event, seq=self._seq, at=time.time())) + b"\n"
         try:
@@ -66,3 +72,12 @@ def read(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
                 return
             offset += len(line)
             yield _decode(line), offset
+
+
+def read_types(path: Path, *types: str) -> Iterator[Event]:
+    """The complete events of these types; no others are decoded."""
+    heads = tuple(f'{{"type":"{name}"'.encode() for name in types)
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        yield from (_decode(line) for line in file if line.startswith(heads) and line.endswith(b"\n"))

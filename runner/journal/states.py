@@ -60,7 +60,13 @@ class Reason(StrEnum):
     """The processes vanished without a word (kill -9, reboot, power)."""
     OUT_OF_MEMORY = "out_of_memory"
     DISK_FULL = "disk_full"
+    CRASH_LOOP = "crash_loop"
+    """Cut off again and again without a new checkpoint: a person has to look. `resume` starts it once more."""
+    DEPENDENCY_FAILED = "dependency_failed"
+    """A job it comes `after` did not succeed; `resume` puts it back in the queue once that one has."""
     CANCELLED = "cancelled"
+    SPEC_DELETED = "spec_deleted"
+    """Its job file was deleted from the watched folder."""
     SUPERSEDED = "superseded"
     """A newer submission of the same job took the place in the queue."""
     WAITING = "waiting"
@@ -82,7 +88,10 @@ STATE_OF: dict[Reason, State] = {
     Reason.LOST: State.HELD,
     Reason.OUT_OF_MEMORY: State.HELD,
     Reason.DISK_FULL: State.HELD,
+    Reason.CRASH_LOOP: State.HELD,
+    Reason.DEPENDENCY_FAILED: State.HELD,
     Reason.CANCELLED: State.CANCELLED,
+    Reason.SPEC_DELETED: State.CANCELLED,
     Reason.SUPERSEDED: State.SUPERSEDED,
     Reason.WAITING: State.QUEUED,
 }

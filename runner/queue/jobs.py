@@ -11,6 +11,7 @@ from runner.data.load import Data, check_columns, load_examples
 from runner.journal.events import Difference
 from runner.queue.home import Home, find_home
 from runner.rewards import bundle
+from runner.rewards.secrets import resolve
 from runner.spec.errors import Finding, JobError
 from runner.spec.load import Loaded, load
 from runner.spec.model import JobSpec
@@ -82,7 +83,11 @@ def check(loaded: Loaded, backend: str) -> Checked:
     except JobError as error:
         problems += error.findings
     try:
-        rewards = bundle.build(job.rewards, loaded.folder)
+        rewards = bundle.build(job.rewards, loaded.folder, job.packages)
+    except JobError as error:
+        problems += error.findings
+    try:
+        resolve(job.secrets, loaded.folder)
     except JobError as error:
         problems += error.findings
     warnings: list[Finding] = []

@@ -12,9 +12,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, Protocol
 
 from runner.journal.folder import RunFolder, read_json
 from runner.journal.states import STATE_OF, Reason, State
@@ -23,13 +24,26 @@ from runner.queue.supervise import boot_id, start_time
 from runner.store import queries
 from runner.store.digest import digest
 from runner.store.errors import IllegalTransition, StoreError
-from runner.store.rows import EventRow, RunRow
+from runner.store.rows import AttemptRow, EventRow, RunRow
 from runner.store.store import Store
 
 POLL_SECONDS = 0.1
+ENDED_FOR_GOOD = {"cancel": Reason.CANCELLED, "delete": Reason.SPEC_DELETED}
+"""What a stop means for a run of which somebody wished this."""
 LOCK_SECONDS = 2.0
+HANDLE_SECONDS = 3.0
 LOG_TAIL = 2000
 """Characters of the trainer's log that a failure without a last word is told with."""
+
+
+class Supervisor(Protocol):
+    """An attempt's supervisor, as its starter sees it: `subprocess.Popen` is one."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self) -> int: ...
+    def terminate(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +51,7 @@ class Started:
     """A run that this process has started."""
 
     run_id: str
-    supervisor: subprocess.Popen[bytes]
+    supervisor: Supervisor
     pipe: int | None
     """Write end; closing it (or dying) stops the run. None for a detached run."""
 
@@ -47,8 +61,13 @@ class Started:
             self.supervisor.terminate()
 
 
-def start(home: Home, store: Store, run_id: str, *, attached: bool) -> Started | str:
-    """Claims a queued run and starts its next attempt; or says in words what it waits for."""
+Spawn = Callable[[RunFolder, str, int, int], Started]
+"""Starts the supervisor of (run folder, run id, attempt) with the descriptor of the folder's lock."""
+
+
+def start(home: Home, store: Store, run_id: str, *, attached: bool, spawn: Spawn | None = None) -> Started | str:
+    """Claims a queued run and starts its next attempt; or says in words what it waits for. `spawn`: how, where a
+    process of its own is not wanted."""
     folder = home.run(run_id)
     lock = _lock(folder)
     if lock is None:
@@ -57,6 +76,8 @@ def start(home: Home, store: Store, run_id: str, *, attached: bool) -> Started |
         claim = store.claim(run_id, host=os.uname().nodename, boot_id=boot_id())
         if claim.run is None:
             return claim.waiting
+        if spawn is not None:
+            return spawn(folder, run_id, claim.attempt, lock)
         return _spawn(folder, run_id, claim.attempt, lock, attached)
     finally:
         os.close(lock)
@@ -137,9 +158,9 @@ def _conclude(store: Store, run: RunRow, folder: RunFolder) -> None:
     _note_running(store, run)
     attempt = store.attempts(run.id)[-1]
     exit_record = read_json(folder.attempt(attempt.n) / "exit.json") or {}
-    reason, detail = _ending(store, run, folder, attempt.n, exit_record)
-    if run.want == "cancel" and reason in (Reason.STOPPED, Reason.LOST):
-        reason = Reason.CANCELLED
+    reason, detail = _ending(store, run, folder, attempt, exit_record)
+    if run.want in ENDED_FOR_GOOD and reason in (Reason.STOPPED, Reason.LOST):
+        reason = ENDED_FOR_GOOD[run.want]
     store.end_attempt(run.id, attempt.n, outcome=reason, exit_code=exit_record.get("exit_code"))
     first, _, rest = detail.partition("\n")
     if STATE_OF[reason].is_final:
@@ -148,18 +169,21 @@ def _conclude(store: Store, run: RunRow, folder: RunFolder) -> None:
 
 
 def _ending(
-    store: Store, run: RunRow, folder: RunFolder, attempt: int, exit_record: dict[str, object]
+    store: Store, run: RunRow, folder: RunFolder, attempt: AttemptRow, exit_record: dict[str, object]
 ) -> tuple[Reason, str]:
     for event in queries.events(store, run.id, types=["attempt_ended"]):
-        if event.attempt == attempt and event.data is not None:
+        if event.attempt == attempt.n and event.data is not None:
             return Reason(event.data["reason"]), str(event.data["detail"])
     if not exit_record:
-        return Reason.LOST, "the processes vanished: killed, or the machine went down"
+        went_down = attempt.boot_id is not None and attempt.boot_id != boot_id()
+        return Reason.LOST, "the machine was restarted" if went_down else "the processes vanished: killed from outside"
     if exit_record["killed"]:
         return Reason.STOPPED, "stopped at once, without a checkpoint of the last steps"
+    if exit_record["signal"] == signal.SIGTERM:
+        return Reason.STOPPED, "stopped before it had begun"
     if number := exit_record["signal"]:
         return Reason.LOST, f"the trainer was killed by signal {number}; 9 is often the kernel short of memory"
-    return Reason.INTERNAL, f"the trainer ended without a word; the end of its log:\n{_log_tail(folder, attempt)}"
+    return Reason.INTERNAL, f"the trainer ended without a word; the end of its log:\n{_log_tail(folder, attempt.n)}"
 
 
 def _log_tail(folder: RunFolder, attempt: int) -> str:
@@ -187,22 +211,26 @@ def resume(home: Home, store: Store, run_id: str) -> None:
     store.transition(run_id, State.QUEUED, Reason.WAITING, "resumed")
 
 
-def cancel(home: Home, store: Store, run_id: str) -> None:
+def cancel(home: Home, store: Store, run_id: str, want: Literal["cancel", "delete"] = "cancel") -> None:
     """Ends a run for good: at once when it waits, after a checkpoint when it runs. Raises StoreError when final."""
     conclude(home, store, run_id)
     run = store.run(run_id)
     if run.state.is_final:
         raise StoreError(f"{run.id} has already {run.state}; there is nothing to cancel")
     if run.state.is_live:
-        store.want(run_id, "cancel")
+        store.want(run_id, want)
         stop(home.run(run_id), store.attempts(run_id)[-1].n)
     else:
-        store.transition(run_id, State.CANCELLED, Reason.CANCELLED, "cancelled")
+        reason = ENDED_FOR_GOOD[want]
+        store.transition(run_id, State.CANCELLED, reason, "cancelled" if want == "cancel" else "its job file is gone")
 
 
 def stop(folder: RunFolder, attempt: int) -> bool:
-    """SIGTERM to the attempt's supervisor, if it is still the process that we started."""
-    handle = read_json(folder.attempt(attempt) / "handle.json")
+    """SIGTERM to the attempt's supervisor, if it is still the process that we started. One that is just being started
+    is waited for: it writes its handle before it starts the trainer."""
+    deadline = time.monotonic() + HANDLE_SECONDS
+    while (handle := read_json(folder.attempt(attempt) / "handle.json")) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
     if handle is None or start_time(handle["pid"]) != handle["start_time"]:
         return False
     os.kill(handle["pid"], signal.SIGTERM)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from runner.journal.completions import RUN, recorded
 from runner.journal.events import Difference
 from runner.journal.folder import RunFolder, write_json
 from runner.queue.jobs import Checked
 from runner.rewards import bundle
+from runner.rewards.environment import ensure
+from runner.rewards.versions import Shelf
+from runner.spec.errors import JobError
 from runner.spec.model import JobSpec, dump
 from runner.spec.resolve import revision
 from runner.store.rows import Submission
@@ -27,6 +32,11 @@ def submit(
 ) -> str:
     """Puts a run in the queue and gives its id. `device`: what the TRL backend is to train on. `fork`: a checkpoint
     folder that the run goes on from, `parent` its run as `id@step`."""
+    try:
+        rewards = bundle.locked(checked.rewards)
+    except JobError as error:
+        raise JobError(checked.loaded.locate(error.findings)) from None
+    checked = replace(checked, rewards=rewards)
     submission = Submission(
         job=checked.loaded.name,
         revision=revision(checked.loaded.job),
@@ -47,8 +57,10 @@ def _fill(folder: RunFolder, checked: Checked, device: Device, fork: Path | None
     (folder.source / loaded.path.name).write_text(loaded.source)
     for path in _inputs(checked.job):
         _copy(loaded.folder / path, folder.source / path)
-    bundle.write(checked.rewards, folder.rewards)
-    folder.wanted.write_text(checked.rewards.sha256)
+    _keep_recorded(folder, checked.job.emulator.completions)
+    Shelf(folder.rewards).publish(checked.rewards, "submit")
+    if checked.rewards.packages is not None:
+        write_json(folder.environment_json, environment(checked.rewards))
     if fork is not None:
         shutil.copytree(fork, folder.checkpoints / fork.name)
     write_json(
@@ -65,10 +77,24 @@ def _fill(folder: RunFolder, checked: Checked, device: Device, fork: Path | None
     )
 
 
+def environment(rewards: bundle.Bundle) -> dict[str, Any]:
+    """What the rewards run in, as it was found when the run was submitted."""
+    assert rewards.packages is not None
+    return asdict(ensure(rewards.packages))
+
+
 def _inputs(job: JobSpec) -> list[str]:
     """Files that decide the result, beside the rewards."""
-    completions = [job.emulator.completions] if job.emulator.completions and job.emulator.policy == "replay" else []
-    return [path for path in (job.dataset.path, *completions) if not Path(path).is_absolute() and ".." not in path]
+    named = [job.emulator.demonstrations, job.emulator.completions if job.emulator.policy == "replay" else None]
+    paths = [job.dataset.path, *(path for path in named if path is not None and not path.startswith(RUN))]
+    return [path for path in paths if not Path(path).is_absolute() and ".." not in path]
+
+
+def _keep_recorded(folder: RunFolder, completions: str | None) -> None:
+    """What an earlier run recorded, in a file of its own: the run may go away, or go on."""
+    if completions is not None and completions.startswith(RUN):
+        rows = recorded(folder.path.parent / completions.removeprefix(RUN))
+        (folder.source / completions).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _copy(source: Path, target: Path) -> None:

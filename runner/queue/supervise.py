@@ -3,7 +3,7 @@
 Stdlib only, so that it starts at once and stays small. It lives in a session of its own, inherits the run folder's lock
 from its starter and shares it with its trainer (the kernel frees it when all are gone, so no live run ever looks dead),
 passes a stop on to the trainer, lets no descendant survive, and leaves `exit.json`. With `--pipe`, end of file on that
-descriptor (its starter died) is a stop.
+descriptor (its starter died) is a stop. A warm process forks one instead, and with it the trainer (`supervise`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,26 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Protocol
 
 GRACE_SECONDS = float(os.environ.get("RUNNER_GRACE_SECONDS", "120"))
 """From the first stop until the trainer is killed: time for the step to end and a checkpoint to be written."""
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+
+
+class Trainer(Protocol):
+    """A trainer process, as its supervisor sees it: `subprocess.Popen` is one."""
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit code, or minus the number of the signal that ended it; None while it runs."""
+        ...
+
+    def poll(self) -> int | None: ...
+    def wait(self) -> int: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
 
 
 def main() -> int:
@@ -34,38 +49,46 @@ def main() -> int:
     parser.add_argument("--lock", type=int, required=True)
     parser.add_argument("--pipe", type=int)
     options = parser.parse_args()
-    folder: Path = options.folder
-    _become_subreaper()
-    home = folder / "attempts" / f"{options.attempt:04d}"
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "trainer.log").open("ab") as log:
-        signals = _signal_pipe()
-        _write(home / "handle.json", {"pid": os.getpid(), "start_time": start_time(os.getpid()), "boot_id": boot_id()})
-        trainer = subprocess.Popen(
-            [sys.executable, "-m", "runner.backends", str(folder), str(options.attempt)],
+
+    def start(log: IO[bytes]) -> Trainer:
+        return subprocess.Popen(
+            [sys.executable, "-m", "runner.backends", str(options.folder), str(options.attempt)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             pass_fds=[options.lock],
-            preexec_fn=_die_with_supervisor(),
+            preexec_fn=die_with_parent(),
         )
-    killed = _wait(trainer, signals, options.pipe)
+
+    supervise(options.folder, options.attempt, options.pipe, start)
+    return 0
+
+
+def supervise(folder: Path, attempt: int, pipe: int | None, start: Callable[[IO[bytes]], Trainer]) -> None:
+    """The whole life of an attempt: `start` makes its trainer, which writes to the log it is given."""
+    _become_subreaper()
+    home = folder / "attempts" / f"{attempt:04d}"
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "trainer.log").open("ab") as log:
+        signals = _signal_pipe()
+        _write(home / "handle.json", {"pid": os.getpid(), "start_time": start_time(os.getpid()), "boot_id": boot_id()})
+        trainer = start(log)
+    killed = _wait(trainer, signals, pipe)
     _end_descendants()
-    code = trainer.returncode
+    code = trainer.returncode or 0
     _write(
         home / "exit.json",
         {
-            "attempt": options.attempt,
+            "attempt": attempt,
             "exit_code": code if code >= 0 else None,
             "signal": -code if code < 0 else None,
             "killed": killed,
             "ended_at": time.time(),
         },
     )
-    return 0
 
 
-def _wait(trainer: subprocess.Popen[bytes], signals: int, pipe: int | None) -> bool:
+def _wait(trainer: Trainer, signals: int, pipe: int | None) -> bool:
     """Until the trainer is gone. True when we killed it: a second stop, or the grace was over."""
     watched = [signals] if pipe is None else [signals, pipe]
     deadline: float | None = None
@@ -101,16 +124,16 @@ def _become_subreaper() -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def _die_with_supervisor() -> Callable[[], None] | None:
+def die_with_parent() -> Callable[[], None] | None:
     """Linux: a killed supervisor takes its trainer along, so that no run trains unseen. Runs in the forked child; safe,
     since this process has no other threads."""
     if sys.platform != "linux":
         return None
-    prctl, supervisor = ctypes.CDLL(None).prctl, os.getpid()
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
 
     def ask_the_kernel() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != supervisor:
+        if os.getppid() != parent:
             os._exit(1)
 
     return ask_the_kernel

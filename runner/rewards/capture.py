@@ -22,6 +22,7 @@ from typing import Any
 from runner.rewards.literal import Unwritable, literal
 from runner.rewards.origin import NoSource, Source, home_of, is_installed, source_of
 from runner.rewards.source import check_function
+from runner.rewards.styles import Style
 
 TITLE = '"""Reward functions, written out from the Python functions that the job was made with."""'
 OF_NOTEBOOKS = {"display", "get_ipython"}
@@ -38,10 +39,15 @@ class CaptureError(ValueError):
         super().__init__("\n".join(self.problems))
 
 
-def capture(functions: Mapping[str, Callable[..., Any]], setup: Callable[[], Any] | None = None) -> str:
+def capture(
+    functions: Mapping[str, Callable[..., Any]],
+    setup: Callable[[], Any] | None = None,
+    styles: Mapping[str, Style] | None = None,
+) -> str:
     """The text of a `rewards.py` that defines the functions, each under its own `__name__`; the mapping's keys are the
     rewards' names in the job. `setup` is called once in each reward worker before its first call; global names that it
-    sets are left to it. None of the functions is called here. Raises CaptureError."""
+    sets are left to it. `styles`: of those that are not our own. None of the functions is called here.
+    Raises CaptureError."""
     file = _File()
     if setup is not None:
         file.add_setup(setup)
@@ -49,7 +55,7 @@ def capture(functions: Mapping[str, Callable[..., Any]], setup: Callable[[], Any
         file.add_reward(name, function)
     if not file.problems:
         text = file.text()
-        file.check(text, functions)
+        file.check(text, functions, styles or {})
         if not file.problems:
             return text
     raise CaptureError(file.problems)
@@ -80,13 +86,14 @@ class _File:
         head = "\n\n".join(part for part in (TITLE, future, imports, constants) if part)
         return f"{head}\n\n\n{body}\n" if body else f"{head}\n"
 
-    def check(self, text: str, functions: Mapping[str, Callable[..., Any]]) -> None:
+    def check(self, text: str, functions: Mapping[str, Callable[..., Any]], styles: Mapping[str, Style]) -> None:
         """A last look at the whole: it must be Python and define every function, callable as a reward."""
         tree = ast.parse(text, "rewards.py")
         compile(tree, "rewards.py", "exec")
         for name, function in functions.items():
             self._trail = [name]
-            finding = check_function(tree, name_of(function), "rewards.py", Path())
+            style = styles.get(name, "runner")
+            finding = check_function(tree, name_of(function), "rewards.py", Path(), style)
             if finding is not None:
                 self._problem(finding.message.removeprefix(f"{name_of(function)} "), finding.hint)
 

@@ -24,6 +24,8 @@ class Outcome(StrEnum):
     TIMEOUT = "timeout"
     KILLED = "killed"
     """The worker died in the call: signal, exit(), out of memory."""
+    BUDGET = "budget"
+    """Not called: the function's `budget` is used up. The run stops."""
     INFRASTRUCTURE = "infrastructure"
     """Our fault, not the function's: retried before it is recorded."""
 
@@ -47,6 +49,8 @@ class Score:
     output: str | None = None
     """What the call printed, at most 4 kB."""
     seconds: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    """What the call logged with `ctx.log_metric`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,3 +65,5 @@ class GroupCall:
     """`eos` or `length` for each completion."""
     messages: Sequence[Mapping[str, str]] | None = None
     """The prompt's chat turns, where it has them."""
+    tokens: Sequence[Sequence[int] | int] = field(default_factory=tuple[int, ...])
+    """Of each completion the token ids, or their number where the ids were not kept."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import msgspec
 
-from runner.rewards.worker import clip
+from runner.rewards.texts import clip
 
 MAX_ANSWER = 256 << 10
 """Bytes of a worker's frame; three texts of 4 kB take at most 72 kB with every character escaped."""
@@ -37,16 +38,20 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """A worker's word on one call."""
 
     number: int
-    outcome: Literal["ok", "none", "non_numeric", "non_finite", "exception"]
-    """What a worker may report; the other outcomes are for the host to see."""
+    outcome: Literal["ok", "none", "non_numeric", "non_finite", "exception", "retry", "timeout", "killed"]
+    """`retry`: an exception of a kind that passes. `timeout`: of one call among several in a worker. `killed`: of a
+    call with a process of its own; `error` has its exit code and, in the further lines, its stack."""
     value: float | None
     """A number exactly when the outcome is `ok`."""
     reason: str | None
     error: str | None
     output: str | None
     seconds: Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+    metrics: Annotated[dict[Annotated[str, msgspec.Meta(max_length=64)], float], msgspec.Meta(max_length=32)] = {}
+    tokens: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
 
 
+_CODE = re.compile(r"-?\d{1,9}\n")
 _decode_answer = msgspec.json.Decoder(Answer).decode
 _decode_hello = msgspec.json.Decoder(Hello).decode
 
@@ -81,6 +86,8 @@ def answer(frame: bytes) -> Answer:
         raise ProtocolError(f"{len(frame)} bytes that are no answer") from None
     if (said.outcome == "ok") != (said.value is not None and math.isfinite(said.value)):
         raise ProtocolError("an answer whose value doesn't fit its outcome")
+    if said.outcome == "killed" and not _CODE.match(said.error or ""):
+        raise ProtocolError("a death without its exit code")
     return said
 
 

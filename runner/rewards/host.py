@@ -21,55 +21,79 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from runner.rewards.bundle import read
-from runner.rewards.calls import Batch, Call
+from runner.rewards.bundle import interpreter, read
+from runner.rewards.cache import Cache
+from runner.rewards.calls import Batch, Call, Place
 from runner.rewards.contract import GroupCall, Outcome, Score
 from runner.rewards.frames import Answer, ProtocolError, answer, hello
-from runner.rewards.processes import START_SECONDS, LoadFailure, State, Worker, Zygote, how_it_ended, readable_stack
-from runner.spec.errors import Finding, JobError
+from runner.rewards.meter import Meters
+from runner.rewards.processes import (
+    SILENCE_SECONDS,
+    START_SECONDS,
+    WRITTEN,
+    LoadFailure,
+    RewardLoadError,
+    State,
+    Worker,
+    Zygote,
+    death_of_fork,
+    how_it_ended,
+    readable_stack,
+)
+from runner.rewards.sandbox import Settings
+from runner.rewards.schedule import STEAL_SECONDS, messages, steal
+from runner.rewards.teams import teams_of
+from runner.rewards.texts import hide
 
 SECONDS_IN = {State.STARTING: START_SECONDS, State.DUMPING: 0.005, State.DYING: 2.0}
 """Time for `setup()`; between two looks whether the stack is written; for the zygote to tell of a death."""
 NO_STACK = "\n  (no stack available)"
-STEAL_SECONDS = 0.05
-"""A call that runs so long has the calls behind it taken away, when another worker is idle."""
-LOST_ZYGOTES = 4
+LOST_ZYGOTES = 3
 """Zygotes that may be lost in one `score()`."""
 FAILED_STARTS = 3
+FIRST_WORKERS = 2
+"""Workers that have to be there before the first call."""
 HANGS_PER_WORKER = 3
 FIRST_PACE = 0.002
 """Seconds a call is expected to take before one has been seen."""
 
 
-class RewardLoadError(JobError):
-    """The reward files of a version can't be imported. The finding has the Python line; `detail` the traceback."""
-
-    def __init__(self, failure: LoadFailure, file: str) -> None:
-        self.detail = failure.error
-        message = failure.error.partition("\n")[0]
-        finding = Finding(code="reward-import", message=message, file=failure.file or file, line=failure.line)
-        super().__init__([finding])
-
-
 class RewardHost:
     """Workers for one reward version.
 
-    `folder` is a bundle's folder (`bundle.write`), `seed` the job's, `scratch` the only folder rewards should write to
-    (their HOME, TMPDIR and current folder; a temporary one if None). Raises RewardLoadError.
+    `folder` is a bundle's folder (`bundle.write`), `seed` the job's, `scratch` the only folder rewards can write to
+    (their HOME, TMPDIR and current folder; a temporary one if None). `steps`: of the whole training, for
+    `ctx.progress`. `settings`: what the job opens. Raises RewardLoadError.
     """
 
-    def __init__(self, folder: Path, *, seed: int, workers: int = 2, scratch: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        seed: int,
+        workers: int = 2,
+        scratch: Path | None = None,
+        steps: int | None = None,
+        settings: Settings | None = None,
+    ) -> None:
         bundle = read(folder)
         self.version = bundle.sha256
         self.functions = tuple(bundle.functions)
         self._folder = folder.resolve()
+        self._python = interpreter(bundle)
         self._seed = seed
-        self._size = workers
+        self._steps = steps
+        self._settings = settings or Settings()
+        self._teams = teams_of(self.functions, workers)
+        self._size = sum(team.size for team in self._teams)
+        self._meters = Meters(self.functions, self._settings.state)
+        self._cache = Cache(self.version, self._settings.state)
+        hide(self._settings.secrets)
         self._own_scratch = scratch is None
         self._scratch = Path(tempfile.mkdtemp(prefix="rewards-")) if scratch is None else scratch.resolve()
         self._scratch.mkdir(parents=True, exist_ok=True)
         self._pace = [FIRST_PACE] * len(self.functions)
-        self._batch = Batch([], self.functions, step=0, split="train", give_up=1)
+        self._batch = self._new_batch([], 0, "train")
         self._workers: list[Worker] = []
         self._selector = selectors.DefaultSelector()
         self._zygote: Zygote | None = None
@@ -96,11 +120,12 @@ class RewardHost:
     def score(self, groups: Sequence[GroupCall], *, step: int, split: str) -> list[list[Score]]:
         """One Score for every completion, group-major, and function, in the job's order: [n][F].
 
-        Whatever a reward does is an outcome of its own call and raises nothing here. After 3 × `workers` time-outs of
-        one function in a row, its calls that still wait are recorded as `timeout` without being started.
+        Whatever a reward does is an outcome of its own call and raises nothing here. After three times as many
+        time-outs in a row as calls of a function may run at once, those that still wait are recorded as `timeout`
+        without being started.
         """
-        give_up = HANGS_PER_WORKER * self._size
-        self._batch = Batch(groups, self.functions, step=step, split=split, give_up=give_up)
+        self._meters.load()
+        self._batch = self._new_batch(groups, step, split)
         self._lost = self._failed_starts = 0
         try:
             self._revive()
@@ -111,7 +136,20 @@ class RewardHost:
                 self._enforce()
         finally:
             self._abandon()
+            self._meters.save()
         return self._batch.scores()
+
+    def _new_batch(self, groups: Sequence[GroupCall], step: int, split: str) -> Batch:
+        progress = min(step / self._steps, 1.0) if self._steps else 0.0
+        return Batch(
+            groups,
+            self.functions,
+            self._teams,
+            self._meters.of,
+            self._cache,
+            place=Place(step=step, split=split, progress=progress),
+            patience=HANGS_PER_WORKER,
+        )
 
     def close(self) -> None:
         """Ends every process. Idempotent."""
@@ -130,9 +168,9 @@ class RewardHost:
     # ------------------------------------------------------------------------------------------------ processes
 
     def _start(self) -> None:
-        """A zygote, and as many workers as may run at once; the spare comes by itself."""
+        """A zygote, and workers; the others come as they are needed."""
         self._start_zygote()
-        while sum(worker.state is State.READY for worker in self._workers) < self._size:
+        while sum(worker.state is State.READY for worker in self._workers) < min(self._size, FIRST_WORKERS):
             self._refill()
             self._listen()
             self._enforce()
@@ -140,11 +178,12 @@ class RewardHost:
                 raise self._start_error
 
     def _start_zygote(self) -> None:
-        self._zygote = Zygote(self._folder, self._seed, self._scratch)
+        policy = self._settings.policy(self._folder, self._scratch)
+        self._zygote = Zygote(self._python, self._folder, self._seed, self._scratch, policy, self._settings.variables())
         self._selector.register(self._zygote.control, selectors.EVENT_READ, None)
 
     def _refill(self) -> None:
-        """One worker more than may be busy: a fresh one is always at hand."""
+        """One worker more than may be busy: a fresh one, which can join any team, is always at hand."""
         if self._failed_starts >= FAILED_STARTS or self._zygote is None:
             self._batch.fail_waiting(self._start_error.error)
             return
@@ -197,45 +236,17 @@ class RewardHost:
     # ------------------------------------------------------------------------------------------------ calls out
 
     def _dispatch(self) -> None:
-        """Gives waiting calls to workers. Used workers before fresh ones, which calls to be tried alone need."""
-        batch = self._batch
-        ready = [worker for worker in self._workers if worker.has_room]
-        if not ready or not (batch.waiting or batch.alone):
-            return
-        busy = sum(bool(worker.messages) for worker in self._workers)
-        most = 1 if self._lost else self._size
-        for worker in sorted(ready, key=lambda worker: (len(worker.messages), worker.is_fresh)):
-            was_idle = not worker.messages
-            if worker.is_fresh and batch.alone and (busy == 0 or not self._lost):
-                self._give(worker, [batch.alone.popleft()])
-                worker.is_last = True
-            elif not was_idle or busy < most:
-                self._give(worker, batch.take(self._pace, prefetch=not was_idle))
-            busy += was_idle and bool(worker.messages)
-
-    def _give(self, worker: Worker, calls: list[Call]) -> None:
-        if not calls:
-            return
-        worker.give(calls, self._batch.message(calls))
-        if worker.has_unsent:
-            self._selector.modify(worker.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
-
-    def _steal(self) -> None:
-        """Takes the calls behind a slow one away when a worker has nothing to do; the slow one's worker then ends."""
-        if self._batch.waiting or not any(w.state is State.READY and not w.messages for w in self._workers):
-            return
-        now = time.monotonic()
-        for worker in self._workers:
-            if worker.state is State.READY and now > worker.since + STEAL_SECONDS and (calls := worker.unstarted()):
-                worker.keep_only_current()
-                worker.is_last = True
-                self._batch.put_back(calls)
+        for message in messages(self._batch, self._workers, self._pace, careful=self._lost > 0):
+            worker = message.worker
+            worker.give(message.calls, self._batch.message(message.calls, message.mode), message.team)
+            if worker.has_unsent:
+                self._selector.modify(worker.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
 
     # ------------------------------------------------------------------------------------------------ answers in
 
     def _listen(self) -> None:
         now = time.monotonic()
-        patience = min((self._due(worker) - now for worker in self._workers), default=STEAL_SECONDS)
+        patience = min([self._batch.next_start(now), *(self._due(worker) - now for worker in self._workers)])
         for key, events in self._selector.select(min(max(patience, 0), STEAL_SECONDS)):
             worker: Worker | None = key.data
             if worker is None:
@@ -257,7 +268,7 @@ class RewardHost:
             for frame in worker.frames():
                 self._take(worker, frame)
         except ProtocolError as error:
-            self._end(worker, f"; its channel to the runner was written to: {error}")
+            self._end(worker, f"{WRITTEN}{error}")
         else:
             if not is_open:
                 self._end(worker)
@@ -275,12 +286,15 @@ class RewardHost:
             self._accept(worker, answer(frame))
 
     def _accept(self, worker: Worker, said: Answer) -> None:
-        call = worker.current
-        if call is None or said.number != call.number:
+        call = worker.call(said.number)
+        if call is None:
             raise ProtocolError("an answer to another call")
         self._pace[call.function] += 0.2 * (said.seconds - self._pace[call.function])
-        self._batch.record(call, said)
-        worker.answered()
+        if said.outcome == "killed":
+            self._batch.fail(call, Outcome.KILLED, death_of_fork(said, self._folder), said.output, said.seconds)
+        else:
+            self._batch.record(call, said, time.monotonic())
+        worker.answered(call)
         if worker.is_last:
             self._end(worker)
 
@@ -290,7 +304,8 @@ class RewardHost:
         """When something must be done about the worker unless it is heard of."""
         if worker.state is State.READY:
             call = worker.current
-            return worker.since + self.functions[call.function].timeout if call else math.inf
+            patience = SILENCE_SECONDS if worker.runs_together else 0.0
+            return worker.since + self.functions[call.function].timeout + patience if call else math.inf
         return worker.since + SECONDS_IN[worker.state]
 
     def _enforce(self) -> None:
@@ -298,7 +313,7 @@ class RewardHost:
         for worker in self._workers[:]:
             if worker in self._workers and self._due(worker) <= now:
                 self._act_on(worker)
-        self._steal()
+        steal(self._batch, self._workers)
 
     def _act_on(self, worker: Worker) -> None:
         """The deadline of the worker's state has come."""
@@ -306,9 +321,9 @@ class RewardHost:
             case State.STARTING:
                 self._fail_start(worker, LoadFailure(f"setup() took longer than {START_SECONDS:g} s"))
             case State.READY:
-                call = worker.current
+                since = worker.since
                 self._hear(worker)
-                if worker.current is call and worker.state is State.READY:
+                if worker.since == since and worker.state is State.READY:
                     worker.kill(signal.SIGUSR1)
                     worker.enter(State.DUMPING)
             case State.DUMPING if not worker.has_dumped():
@@ -345,10 +360,17 @@ class RewardHost:
         if not worker.is_late and not worker.why:
             self._hear(worker)
         call = worker.current
-        if call is not None:
+        if worker.runs_together:
+            self._try_alone([call for message in worker.messages for call in message])
+        elif call is not None:
             self._batch.put_back(worker.unstarted())
             self._settle(worker, call, how)
         worker.close()
+
+    def _try_alone(self, calls: Sequence[Call]) -> None:
+        for call in calls:
+            call.deaths = 1
+        self._batch.alone.extend(calls)
 
     def _settle(self, worker: Worker, call: Call, how: str) -> None:
         """The call that a worker died in: over its time, or to be tried once more, or the cause of the death."""
@@ -358,8 +380,7 @@ class RewardHost:
             error = f"no result after {timeout:g} s{stack or NO_STACK}"
             self._batch.fail(call, Outcome.TIMEOUT, error, worker.output(), timeout)
         elif call.deaths == 0:
-            call.deaths = 1
-            self._batch.alone.append(call)
+            self._try_alone([call])
         else:
             error = f"the worker process {how}{worker.why}{stack}"
             self._batch.fail(call, Outcome.KILLED, error, worker.output(), worker.seconds)

@@ -6,6 +6,7 @@ Signals go through pidfds where the system has them: a number may by then belong
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -16,18 +17,22 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from pathlib import Path
 
 from runner.rewards.calls import Call
-from runner.rewards.frames import Hello, ProtocolError, hello, split
-from runner.rewards.worker import is_ours, read_capture
+from runner.rewards.confine import Policy
+from runner.rewards.frames import Answer, Hello, ProtocolError, hello, split
+from runner.rewards.teams import Team
+from runner.rewards.texts import is_ours, read_capture
+from runner.spec.errors import Finding, JobError
 
 START_SECONDS = 30.0
 """Deadline of the import, and of a worker's `setup()`."""
-MESSAGES_PER_WORKER = 2
-"""The next one waits in the socket while one is worked on."""
+SILENCE_SECONDS = 1.0
+"""How much longer than a call may take a worker with several calls may say nothing."""
+WRITTEN = "; its channel to the runner was written to: "
 RECORD = struct.Struct("<cii")
 ROOM = Path(__file__).parent
 
@@ -51,6 +56,20 @@ class LoadFailure(Exception):
         super().__init__(error)
 
 
+MISSING_MODULE = "name the package that has it in the job's `packages:`, as `packages: [sympy]`"
+
+
+class RewardLoadError(JobError):
+    """The reward files of a version can't be imported. The finding has the Python line; `detail` the traceback."""
+
+    def __init__(self, failure: LoadFailure, file: str) -> None:
+        self.detail = failure.error
+        message = failure.error.partition("\n")[0]
+        hint = MISSING_MODULE if message.startswith("ModuleNotFoundError") else ""
+        where = failure.file or file
+        super().__init__([Finding(code="reward-import", message=message, hint=hint, file=where, line=failure.line)])
+
+
 class Worker:
     """One worker process and the calls it was given."""
 
@@ -60,9 +79,9 @@ class Worker:
         self.since = time.monotonic()
         """When its state, or its current call, began."""
         self.messages: deque[deque[Call]] = deque()
-        """Unanswered calls, by message. The first is the one that is running."""
-        self.is_fresh = True
-        """Has run no call yet."""
+        """Unanswered calls, by message. The first is the one that is running, unless they run together."""
+        self.team: Team | None = None
+        """Joined with the first message."""
         self.is_last = False
         """To be killed once its current call is answered: the others were given away."""
         self.is_greeted = False
@@ -90,22 +109,40 @@ class Worker:
         self.state, self.since = state, time.monotonic()
 
     @property
+    def is_fresh(self) -> bool:
+        """Has run no call yet."""
+        return self.team is None
+
+    @property
+    def runs_together(self) -> bool:
+        return self.team is not None and self.team.mode == "together" and not self.is_last
+
+    @property
     def current(self) -> Call | None:
         return self.messages[0][0] if self.messages else None
 
-    @property
-    def has_room(self) -> bool:
-        return self.state is State.READY and len(self.messages) < MESSAGES_PER_WORKER and not self.is_last
+    def call(self, number: int) -> Call | None:
+        """The call that an answer with this number is to; None if it can't be."""
+        current = self.current
+        if current is None or current.number == number:
+            return current
+        others = self.messages if self.runs_together else ()
+        return next((message[0] for message in others if message[0].number == number), None)
+
+    def has_room(self, team: Team) -> bool:
+        if self.state is not State.READY or self.is_last:
+            return False
+        return self.team is None or (self.team is team and len(self.messages) < team.messages)
 
     @property
     def has_unsent(self) -> bool:
         return bool(self._unsent)
 
-    def give(self, calls: list[Call], message: bytes) -> None:
+    def give(self, calls: list[Call], message: bytes, team: Team) -> None:
         if not self.messages:
             self.since = time.monotonic()
         self.messages.append(deque(calls))
-        self.is_fresh = False
+        self.team = team
         self._unsent += message
         self.send()
 
@@ -135,11 +172,14 @@ class Worker:
         """The complete frames received, each once. Raises ProtocolError for one too large."""
         return split(self._unread)
 
-    def answered(self) -> None:
-        """The current call is answered; the next one runs from now."""
-        self.messages[0].popleft()
-        if not self.messages[0]:
-            self.messages.popleft()
+    def answered(self, call: Call) -> None:
+        """The call is answered; the next one runs from now."""
+        if self.current is call:
+            self.messages[0].popleft()
+            if not self.messages[0]:
+                self.messages.popleft()
+        else:
+            self.messages.remove(deque([call]))
         if self.state is not State.DYING:
             self.enter(State.READY)
 
@@ -186,14 +226,16 @@ class Zygote:
     Raises LoadFailure when the reward files can't be imported within `START_SECONDS`.
     """
 
-    def __init__(self, folder: Path, seed: int, scratch: Path) -> None:
+    def __init__(
+        self, python: str, folder: Path, seed: int, scratch: Path, policy: Policy, variables: Mapping[str, str]
+    ) -> None:
         self.control, theirs = socket.socketpair()
         self._expected: deque[Worker] = deque()
         self._folder = folder
         output = anonymous_file(scratch)
         try:
             with theirs:  # ours would keep the end of the zygote from being seen
-                self._process = _spawn(folder, seed, scratch, theirs, output)
+                self._process = _spawn(python, folder, seed, scratch, policy, variables, theirs, output)
             self._wait_until_loaded(output)
         except BaseException:
             self.control.close()
@@ -323,15 +365,31 @@ def how_it_ended(code: int) -> str:
         return f"was killed by signal {-code}"
 
 
-def _spawn(folder: Path, seed: int, scratch: Path, control: socket.socket, output: int) -> subprocess.Popen[bytes]:
-    arguments = [str(control.fileno()), str(folder), str(seed), str(os.getpid()), "early"]
+def death_of_fork(said: Answer, folder: Path) -> str:
+    """The error of a call in isolation whose process died, as its worker tells it."""
+    code, _, dump = (said.error or "").partition("\n")
+    why = f"{WRITTEN}{said.reason}" if said.reason else ""
+    return f"the worker process {how_it_ended(int(code))}{why}{readable_stack(dump, folder)}"
+
+
+def _spawn(
+    python: str,
+    folder: Path,
+    seed: int,
+    scratch: Path,
+    policy: Policy,
+    variables: Mapping[str, str],
+    control: socket.socket,
+    output: int,
+) -> subprocess.Popen[bytes]:
+    arguments = [str(control.fileno()), str(folder), str(seed), str(os.getpid()), json.dumps(policy), "early"]
     return subprocess.Popen(
-        [sys.executable, "-s", "-P", "-u", str(ROOM / "zygote.py"), *arguments],
+        [python, "-s", "-P", "-u", str(ROOM / "zygote.py"), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
         cwd=scratch,
-        env=environment(scratch),
+        env={**environment(scratch), **variables},
         pass_fds=[control.fileno()],
         start_new_session=True,
     )

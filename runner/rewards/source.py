@@ -9,12 +9,35 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from runner.spec.errors import Finding
+from runner.rewards.styles import FORMS, PASSED, Style, columns_by_keyword, keyword_problem
+from runner.spec.errors import Finding, JobError
 
-SIGNATURE = "def {name}(prompt, completion, example)"
 TAKEN = sys.stdlib_module_names | {"__main__"}
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+CODE_BUILTINS = frozenset({"eval", "exec", "compile", "__import__"})
+CODE_MODULES = frozenset(
+    {
+        "subprocess",
+        "pickle",
+        "dill",
+        "cloudpickle",
+        "marshal",
+        "shelve",
+        "runpy",
+        "importlib",
+        "ctypes",
+        "cffi",
+        "numexpr",
+    }
+    | {"multiprocessing", "pty"}
+)
+CODE_NAMES = frozenset(
+    {"sympify", "parse_expr", "parse_latex", "simplify", "system", "popen", "Popen", "posix_spawn", "execv", "fork"}
+)
+"""Builtins, modules and names by which text becomes code: what a completion says may then change the interpreter."""
 
 
 class ColumnRead(NamedTuple):
@@ -72,35 +95,99 @@ def parse(path: str, source: bytes, folder: Path = Path()) -> ast.Module:
     )
 
 
-def check_function(tree: ast.Module, name: str, path: str, folder: Path) -> Finding | None:
-    """What is wrong with the function `name` of a parsed file: not there, or not callable as a reward."""
+def check_function(tree: ast.Module, name: str, path: str, folder: Path, style: Style = "runner") -> Finding | None:
+    """What is wrong with the function `name` of a parsed file: not there, or not callable in that style."""
     names = {bound: node for node in tree.body for bound, node in _bound(node)}
     if name not in names:
         return None if "*" in names else _not_defined(names, name, path, folder)
     node = names[name]
     if not isinstance(node, FunctionNode) or node.decorator_list:
         return None  # imported, assigned or wrapped: known only when it is loaded
-    problem = _arity_problem(node.args)
+    problem = keyword_problem(node.args, style) if style in PASSED else _arity_problem(node.args)
     if problem is None:
         return None
+    form = FORMS[style].format(name=name)
     return Finding(
         code="reward-signature",
         message=f"{name} {problem}",
-        hint=f"a reward is `{SIGNATURE.format(name=name)}`, with an optional keyword `ctx`",
+        hint=_other_style(node.args, style) or f"a reward{_of(style)} is `{form}`{CTX[style == 'runner']}",
         file=str(folder / path),
         line=node.lineno,
         column=node.col_offset + 1,
     )
 
 
-def columns_of(tree: ast.Module, name: str, path: str) -> list[ColumnRead]:
-    """Literal reads of the third parameter of the function `name`, in the file's order."""
+def reward_functions(path: Path) -> list[str]:
+    """Names of the functions of a file that can be called as rewards: public, undecorated or not, right parameters.
+
+    Raises JobError when it is no Python or has none.
+    """
+    try:
+        tree = parse(path.name, _read(path.parent, path.name), path.parent)
+    except SourceError as error:
+        raise JobError([error.finding]) from None
+    nodes = [node for node in tree.body if isinstance(node, FunctionNode) and not node.name.startswith("_")]
+    names = [node.name for node in nodes if node.name != "setup" and _arity_problem(node.args) is None]
+    if not names:
+        hint = f"a reward is `{FORMS['runner'].format(name='score')}`"
+        message = f"{path.name} has no function that could be a reward"
+        raise JobError([Finding(code="reward-missing", message=message, hint=hint, file=str(path), line=1)])
+    return names
+
+
+CTX = ("", ", with an optional keyword `ctx`")
+
+
+def _of(style: Style) -> str:
+    return "" if style == "runner" else f" of style {style}"
+
+
+def _other_style(args: ast.arguments, style: Style) -> str | None:
+    """Another style that the parameters would fit by their names: said, never taken."""
+    names = {arg.arg for arg in (*args.args, *args.kwonlyargs)}
+    for other, telling in (("trl", {"completions"}), ("verl", {"solution_str"}), ("runner", {"prompt", "completion"})):
+        if other != style and telling <= names:
+            return f"it looks like one of style {other}: write `style: {other}`"
+    return None
+
+
+def columns_of(tree: ast.Module, name: str, path: str, style: Style = "runner") -> list[ColumnRead]:
+    """The columns that the function `name` reads by literal names, in the file's order: of its third parameter, or as
+    parameters of its own and of `**kwargs` (`trl`). Where `verl` finds its own is not looked at."""
     for node in tree.body:
-        if isinstance(node, FunctionNode) and node.name == name:
+        if isinstance(node, FunctionNode) and node.name == name and style == "trl":
+            taken = [ColumnRead(column, path, node.lineno, sure) for column, sure in columns_by_keyword(node.args)]
+            more = _reads(node, node.args.kwarg.arg, path) if node.args.kwarg else ()
+            return [*taken, *(read for read in more if read.column not in PASSED["trl"])]
+        if isinstance(node, FunctionNode) and node.name == name and style != "verl":
             parameters = [*node.args.posonlyargs, *node.args.args]
             if len(parameters) >= 3:
                 return sorted(_reads(node, parameters[2].arg, path), key=lambda read: read.line)
     return []
+
+
+def runs_text(tree: ast.Module) -> bool:
+    """Whether the file uses what turns text into code: then a call must share no process with another."""
+    return any(_turns_text_into_code(node) for node in ast.walk(tree))
+
+
+def _turns_text_into_code(node: ast.AST) -> bool:
+    match node:
+        case ast.Name(id=name):
+            return name in CODE_BUILTINS | CODE_NAMES
+        case ast.Attribute(attr=name):
+            return name in CODE_NAMES
+        case ast.Import(names=names):
+            return any(alias.name.partition(".")[0] in CODE_MODULES for alias in names)
+        case ast.ImportFrom(module=module, names=names):
+            return (module or "").partition(".")[0] in CODE_MODULES or any(alias.name in CODE_NAMES for alias in names)
+        case _:
+            return False
+
+
+def is_async(tree: ast.Module, name: str) -> bool:
+    """Whether the file defines the function as `async def`."""
+    return any(isinstance(node, ast.AsyncFunctionDef) and node.name == name for node in tree.body)
 
 
 def module_name(path: str) -> str:

@@ -1,8 +1,11 @@
 """A reward worker: answers one call after the other over a socket, until it is killed.
 
-Standard library only and nothing of ours: it runs in the user's interpreter as a fork of the zygote. It keeps no
-deadline, for a signal that raises is not seen by a loop in C and is swallowed by `except:`; the host kills.
+Standard library only and nothing of ours but its siblings: it runs in the user's interpreter as a fork of the zygote.
+It keeps no deadline, for a signal that raises is not seen by a loop in C and is swallowed by `except:`; the host kills.
 Each answer goes out as soon as it is there, so that the first unanswered call is the one that is running.
+
+A call in isolation is a fork of its own, which is gone with all it changed when it has answered: what it does to the
+interpreter can't reach another call's score.
 """
 
 from __future__ import annotations
@@ -13,223 +16,29 @@ import fcntl
 import io
 import json
 import os
-import random
-import reprlib
 import resource
+import select
 import signal
 import struct
 import sys
 import time
-import zlib
-from collections.abc import Callable
-from types import FrameType, TracebackType
-from typing import Any, NoReturn, Protocol, cast
+from collections.abc import Callable, Generator
+from types import FrameType
+from typing import Any, NoReturn
 
-TEXT_LIMIT = 4096
-"""Bytes kept of an error and of a call's output, as UTF-8."""
-OUTPUT_MAXIMUM = 256 << 20
-"""Bytes that the output of one call, or one file it writes, may have: then it gets an OSError."""
+from . import confine
+from .answering import Answer, Loaded, call, prepare
+from .confine import Policy
+from .texts import failure, read_capture
+
 SAFE_FD = 300
 """Our own descriptors lie above the numbers that a careless `os.closerange(3, 256)` closes."""
-
-OURS = os.path.dirname(__file__) + os.sep
-
-Answer = tuple[str, float | None, str | None, str | None]
-"""Outcome, value, reason, error."""
-
-
-class Loaded(Protocol):
-    """The imported rewards of a version, as the zygote hands them over. Lists are by function."""
-
-    folder: str
-    """With a slash at its end."""
-    names: list[str]
-    functions: list[Callable[..., Any]]
-    takes_ctx: list[bool]
-    setups: list[Callable[[], object]]
-
-
-class Ctx:
-    """What a reward gets as `ctx` if it takes one."""
-
-    __slots__ = ("finish", "messages", "split", "step")
-
-    def __init__(self, step: int, split: str, messages: list[dict[str, str]] | None, finish: str | None) -> None:
-        self.step = step
-        """The optimizer step whose batch this is."""
-        self.split = split
-        """`train` or `eval`."""
-        self.messages = messages
-        """The prompt's chat turns, or None where it is plain text."""
-        self.finish = finish
-        """`eos`, or `length` where the completion was cut; None if unknown."""
-
-
-# ---------------------------------------------------------------------------------------------------- texts
-
-
-def clip(text: str, limit: int = TEXT_LIMIT) -> str:
-    """At most `limit` bytes of UTF-8: the first three quarters and the end."""
-    data = text.encode("utf-8", "backslashreplace")
-    if len(data) > limit:
-        mark = f"\n… {len(data) - limit} bytes left out …\n"
-        room = limit - len(mark.encode())
-        head, tail = data[: room * 3 // 4], data[len(data) - room // 4 :]
-        return head.decode("utf-8", "ignore") + mark + tail.decode("utf-8", "ignore")
-    return data.decode()
-
-
-def read_capture(fd: int, limit: int = TEXT_LIMIT) -> str | None:
-    """What was written to the file, clipped; None if nothing was."""
-    size = os.fstat(fd).st_size
-    if size == 0:
-        return None
-    if size <= 2 * limit:
-        data = os.pread(fd, size, 0)
-    else:
-        data = os.pread(fd, limit, 0) + b"\n\xe2\x80\xa6 cut \xe2\x80\xa6\n" + os.pread(fd, limit, size - limit)
-    return clip(data.decode("utf-8", "backslashreplace"), limit)
-
-
-def describe(error: BaseException, folder: str) -> str:
-    """`Type: message`, then the reward's own lines, innermost last, as `rewards.py:12 in equation`."""
-    try:
-        parts: list[str] = []
-        link = ""
-        current: BaseException | None = error
-        while current is not None and len(parts) < 4:
-            parts.append(link + _title(current) + "".join(_lines(current.__traceback__, folder)))
-            link = "caused by " if current.__cause__ else "while handling "
-            current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-        return clip("\n".join(parts))
-    except BaseException:  # the exception is the user's object: its attributes may do anything
-        return "an exception that can't be described"
-
-
-def is_ours(file: str) -> bool:
-    """Frames that say nothing about the reward: this room's, and the import machinery's."""
-    return file.startswith((OURS, "<frozen importlib")) or file.endswith("importlib/__init__.py")
-
-
-def failure(error: BaseException, folder: str) -> dict[str, Any]:
-    """What to tell the host when an import or a `setup()` fails: the text, and the innermost line of the bundle."""
-    file, line, traceback = "", 0, error.__traceback__
-    while traceback is not None:
-        name = traceback.tb_frame.f_code.co_filename
-        if name.startswith(folder):
-            file, line = name, traceback.tb_lineno
-        traceback = traceback.tb_next
-    if isinstance(error, SyntaxError) and (error.filename or "").startswith(folder):
-        file, line = str(error.filename), error.lineno or 0
-    return {"error": describe(error, folder), "file": file[len(folder) :], "line": line}
-
-
-def _title(error: BaseException) -> str:
-    try:
-        message = str(error)
-    except BaseException:
-        message = "(its __str__ fails)"
-    name = type(error).__name__
-    return clip(f"{name}: {message}" if message else name, TEXT_LIMIT // 2)
-
-
-def _lines(traceback: TracebackType | None, folder: str) -> list[str]:
-    frames: list[tuple[FrameType, int]] = []
-    while traceback is not None:
-        frames.append((traceback.tb_frame, traceback.tb_lineno))
-        traceback = traceback.tb_next
-    lines = [text for frame, line in frames if (text := _line(frame, line, folder))]
-    return lines if len(lines) <= 16 else [*lines[:4], f"\n  … {len(lines) - 16} more …", *lines[-12:]]
-
-
-def _line(frame: FrameType, line: int, folder: str) -> str:
-    code = frame.f_code
-    file = code.co_filename
-    if is_ours(file):
-        return ""
-    if not file.startswith(folder):
-        return f"\n  {file}:{line} in {code.co_name}"
-    return f"\n  {file[len(folder) :]}:{line} in {code.co_name}{_source(file, line)}"
-
-
-def _source(file: str, line: int) -> str:
-    with contextlib.suppress(OSError, UnicodeDecodeError, IndexError), open(file, encoding="utf-8") as lines:
-        return f"\n    {lines.read().splitlines()[line - 1].strip()[:200]}"
-    return ""
-
-
-# ---------------------------------------------------------------------------------------------------- one call
-
-
-def judge(result: Any) -> Answer:
-    """What a returned value means: number, None, `{"score": …, "reason": …}`, or an error."""
-    if isinstance(result, dict):
-        fields = cast("dict[str, Any]", result)
-        if "score" not in fields:
-            return "non_numeric", None, None, 'returned a dict without "score"'
-        reason = fields.get("reason")
-        outcome, value, _, error = _number(fields["score"])
-        return outcome, value, None if reason is None else clip(str(reason)), error
-    return _number(result)
-
-
-def _number(result: Any) -> Answer:
-    if result is None:
-        return "none", None, None, None
-    if not hasattr(cast(Any, type(result)), "__float__") or getattr(result, "ndim", 0) != 0:
-        text = f"returned {_shown(result)}; a reward returns a number, None or {{'score': number}}"
-        return "non_numeric", None, None, clip(text)
-    try:
-        value = float(result)
-    except OverflowError:
-        return "non_finite", None, None, "returned a number too large for a float"
-    if value - value != 0:  # inf - inf and nan - nan are nan
-        return "non_finite", None, None, f"returned {value}"
-    return "ok", value, None, None
-
-
-def _shown(result: Any) -> str:
-    kind = cast(Any, type(result))
-    plain = kind in (str, bytes, list, tuple, set, complex)
-    return f"{reprlib.repr(result)} ({kind.__name__})" if plain else f"an object of type {kind.__name__}"
-
-
-def call(function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any], folder: str) -> Answer:
-    try:
-        result = function(*arguments, **keywords)
-        if hasattr(cast(Any, type(result)), "__await__"):
-            result = _finish(result)
-        return judge(result)
-    except BaseException as error:  # exit(), Ctrl-C and the like are this call's failure, not the worker's
-        return "exception", None, None, describe(error, folder)
-
-
-def _finish(awaitable: Any) -> Any:
-    """Runs a coroutine to its end, on one event loop for the life of the worker."""
-    import asyncio  # few rewards need it
-
-    async def wait() -> Any:
-        return await awaitable
-
-    global _loop
-    if _loop is None or _loop.is_closed():
-        _loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(_loop)
-    return _loop.run_until_complete(wait())
-
-
-_loop: Any = None
-
-
-def seed_generators(key: str) -> None:
-    """The same numbers for the same call, whichever worker runs it and however often."""
-    random.seed(key)
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and hasattr(numpy, "random"):
-        numpy.random.seed(zlib.crc32(key.encode()))
-
-
-# ---------------------------------------------------------------------------------------------------- the process
+MAX_FRAME = 256 << 10
+"""Bytes of an answer."""
+MAX_CALLS = 10_000
+"""Calls after which a worker makes room for a fresh one."""
+FULL = 0.8
+"""Share of the memory limit above which it does so too."""
 
 
 class Capture:
@@ -270,7 +79,7 @@ class Connection:
     """Frames to and from the host: u32 length, little-endian, and JSON as UTF-8 (lone surrogates included)."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
 
     def read(self) -> Any:
         """The next request; None when the host is gone."""
@@ -279,87 +88,223 @@ class Connection:
         return json.loads(body.decode("utf-8", "surrogatepass")) if body else None
 
     def write(self, value: Any) -> None:
-        body = json.dumps(value).encode()
-        data = memoryview(struct.pack("<I", len(body)) + body)
-        while data:
-            data = data[os.write(self._fd, data) :]
+        self.send(frame_of(value))
+
+    def send(self, frame: bytes) -> None:
+        write_all(self.fd, frame)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            os.close(self._fd)
+            os.close(self.fd)
 
     def _exactly(self, size: int) -> bytes:
         parts: list[bytes] = []
-        while size and (part := os.read(self._fd, min(size, 1 << 20))):
+        while size and (part := os.read(self.fd, min(size, 1 << 20))):
             parts.append(part)
             size -= len(part)
         return b"" if size else b"".join(parts)
 
 
-def run(socket: int, output: int, stack: int, load: Callable[[], Loaded], folder: str, seed: str) -> NoReturn:
-    """The worker's life, after the fork. The three descriptors are ours alone; never returns."""
-    status = 70  # EX_SOFTWARE: something of the reward's (a signal handler, a thread) broke our own loop
+class Worker:
+    """The worker's life, after the fork. The three descriptors are ours alone."""
+
+    def __init__(self, descriptors: tuple[int, int, int], folder: str, seed: str, policy: Policy) -> None:
+        socket, output, self._stack = (_moved(fd) for fd in descriptors)
+        self._connection = Connection(socket)
+        self._capture = Capture(output)
+        self._folder, self._seed, self._policy = folder, seed, policy
+        self._child = self._calls = 0
+        self._is_closed = False
+
+    def run(self, load: Callable[[], Loaded]) -> None:
+        """Until the host is gone, or there is a reason to make room for a fresh worker."""
+        self._capture.begin()
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        faulthandler.enable(file=self._stack, all_threads=False)
+        self._answer_usr1_with_stack()
+        os.register_at_fork(after_in_child=self._connection.close)
+        confine.confine_worker()
+        if (loaded := self._ready(load)) is not None:
+            self._serve(loaded)
+
+    def _ready(self, load: Callable[[], Loaded]) -> Loaded | None:
+        """Imports if that wasn't done before the fork, calls every `setup()` and says hello: `{}`, or what failed."""
+        try:
+            loaded = load()
+            for setup in loaded.setups:
+                setup()
+        except BaseException as error:
+            self._connection.write(failure(error, self._folder))
+            return None
+        self._connection.write({})
+        return loaded
+
+    def _serve(self, loaded: Loaded) -> None:
+        """The host gives a worker messages of one mode only."""
+        me = os.getpid()
+        while (request := self._connection.read()) is not None:
+            if request["mode"] != "isolated":
+                self._forbid_processes()
+            if request["mode"] == "together":
+                from .lane import Lane  # few need it
+
+                return Lane(self._connection, loaded, self._seed).run(request)
+            make = self._fork if request["mode"] == "isolated" else self._make
+            for number, index, position in request["calls"]:
+                self._capture.begin()
+                frame = make(loaded, request, number, index, position)
+                if os.getpid() != me:
+                    return None  # a child that the reward forked and let return
+                self._connection.send(frame)
+                self._calls += 1
+                if self._is_full():
+                    return None  # before a call pays for what earlier ones kept
+            if self._calls >= MAX_CALLS or _has_leftovers():
+                return None  # a fresh worker is cheap; what lives on here could harm the next call
+        return None
+
+    def _forbid_processes(self) -> None:
+        if not self._is_closed:
+            confine.forbid_processes(self._policy)
+            self._is_closed = True
+
+    def _make(self, loaded: Loaded, request: dict[str, Any], number: int, index: int, position: int) -> bytes:
+        """Makes a call and gives the frame that answers it."""
+        prepared = prepare(loaded, request, index, position, self._seed)
+        started = time.perf_counter()
+        answer = call(prepared, loaded.folder)
+        seconds = time.perf_counter() - started
+        return frame_of([number, *answer, self._capture.text(), seconds, *prepared.extras()])
+
+    # ------------------------------------------------------------------------------------------------ in isolation
+
+    def _fork(self, loaded: Loaded, request: dict[str, Any], number: int, index: int, position: int) -> bytes:
+        """Makes the call in a child. The frame is the child's own, for the host to check, or tells of its death."""
+        if os.lseek(self._stack, 0, os.SEEK_CUR):
+            os.ftruncate(self._stack, 0)
+            os.lseek(self._stack, 0, os.SEEK_SET)
+        faulthandler.unregister(signal.SIGUSR1)
+        signal.signal(signal.SIGUSR1, self._pass_on)
+        started = time.perf_counter()
+        reader, writer = os.pipe()
+        self._child = os.fork()
+        if self._child == 0:
+            self._in_child(writer, lambda: self._make(loaded, request, number, index, position))
+        os.close(writer)
+        try:
+            frame, written = _first_frame(reader, self._child)
+        finally:
+            os.close(reader)
+            code = self._end_child()
+        if frame is None:
+            died = Answer("killed", reason=written, error=f"{code}\n{read_capture(self._stack, 16384) or ''}")
+            frame = frame_of([number, *died, self._capture.text(), time.perf_counter() - started])
+        self._answer_usr1_with_stack()
+        return frame
+
+    def _in_child(self, writer: int, make: Callable[[], bytes]) -> NoReturn:
+        status = 70  # EX_SOFTWARE: something of the reward's broke our own code
+        try:
+            os.setpgid(0, 0)
+            writer = _moved(writer)
+            self._answer_usr1_with_stack()
+            confine.confine_worker()
+            confine.forbid_processes(self._policy)
+            me = os.getpid()
+            frame = make()
+            if os.getpid() == me:
+                write_all(writer, frame)
+            status = 0
+        finally:
+            os._exit(status)
+
+    def _end_child(self) -> int:
+        """Kills the child's group. Its end, as `subprocess` has it."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._child, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._child, signal.SIGKILL)
+        _, status = os.waitpid(self._child, 0)
+        return os.waitstatus_to_exitcode(status)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        """The host asks for the stack of what is running."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._child, number)
+
+    def _answer_usr1_with_stack(self) -> None:
+        faulthandler.register(signal.SIGUSR1, file=self._stack, all_threads=False)
+
+    def _is_full(self) -> bool:
+        """Whether its memory has come near the limit. The peak costs nothing to ask for, so it is asked first."""
+        limit = FULL * self._policy["memory"]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (10 if sys.platform == "linux" else 0)
+        return peak > limit and (_resident() or peak) > limit
+
+
+def run(
+    descriptors: tuple[int, int, int], load: Callable[[], Loaded], folder: str, seed: str, policy: Policy
+) -> NoReturn:
+    """Never returns."""
+    status = 70
     try:
-        socket, output, stack = (_moved(fd) for fd in (socket, output, stack))
-        connection = Connection(socket)
-        capture = Capture(output)
-        capture.begin()
-        _prepare(stack, connection)
-        if (loaded := _ready(load, folder, connection)) is not None:
-            _serve(connection, capture, loaded, seed)
+        Worker(descriptors, folder, seed, policy).run(load)
         status = 0
     finally:
         os._exit(status)  # no atexit handler or thread of the reward's may hold the worker
 
 
-def _ready(load: Callable[[], Loaded], folder: str, connection: Connection) -> Loaded | None:
-    """Imports if that wasn't done before the fork, calls every `setup()` and says hello: `{}`, or what failed."""
+def frame_of(value: Any) -> bytes:
+    body = json.dumps(value).encode()
+    return struct.pack("<I", len(body)) + body
+
+
+def write_all(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def _first_frame(reader: int, child: int) -> tuple[bytes | None, str | None]:
+    """The first frame in the pipe; or None, if the child ends without one, and what it wrote instead."""
+    os.set_blocking(reader, False)
+    data = b""
+    with _end_of(child) as end:
+        watched = {reader} if end is None else {reader, end}
+        while True:
+            ready, _, _ = select.select(watched, [], [])
+            part = _read_now(reader)
+            data += part
+            size = 4 + int.from_bytes(data[:4], "little")
+            if len(data) >= 4 and size > MAX_FRAME:
+                return None, f"a frame of {size - 4} bytes"
+            if len(data) >= max(size, 5):
+                return data[:size], None
+            if not part and (end is None or end in ready):
+                return None, f"{len(data)} bytes that are no answer" if data else None
+            if not part:
+                watched.discard(reader)  # the pipe is closed, and the child still there
+
+
+@contextlib.contextmanager
+def _end_of(child: int) -> Generator[int | None]:
+    """A descriptor that is readable once the child has ended."""
+    if hasattr(os, "pidfd_open"):
+        end = os.pidfd_open(child)
+        try:
+            yield end
+        finally:
+            os.close(end)
+    else:
+        yield None
+
+
+def _read_now(fd: int) -> bytes:
     try:
-        loaded = load()
-        for setup in loaded.setups:
-            setup()
-    except BaseException as error:
-        connection.write(failure(error, folder))
-        return None
-    connection.write({})
-    return loaded
-
-
-def _serve(connection: Connection, capture: Capture, loaded: Loaded, seed: str) -> None:
-    me = os.getpid()
-    while (request := connection.read()) is not None:
-        for number, index, position in request["calls"]:
-            capture.begin()
-            started = time.perf_counter()
-            answer = _answer(loaded, request, index, position, seed)
-            seconds = time.perf_counter() - started
-            if os.getpid() != me:
-                return  # a child that the reward forked and let return
-            connection.write([number, *answer, capture.text(), seconds])
-        if _has_leftovers():
-            return  # a fresh worker is cheap; a thread or child that lives on could harm the next call
-
-
-def _answer(loaded: Loaded, request: dict[str, Any], index: int, position: int, seed: str) -> Answer:
-    number, completion, finish = request["completions"][position]
-    place = (seed, request["step"], request["split"], request["group"], number, loaded.names[index])
-    seed_generators("/".join(map(str, place)))
-    arguments = (request["prompt"], completion, json.loads(request["example"]))
-    keywords: dict[str, Any] = {}
-    if loaded.takes_ctx[index]:
-        messages = json.loads(request["messages"])
-        keywords["ctx"] = Ctx(request["step"], request["split"], messages, finish)
-    return call(loaded.functions[index], arguments, keywords, loaded.folder)
-
-
-def _prepare(stack: int, connection: Connection) -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    faulthandler.enable(file=stack, all_threads=False)
-    faulthandler.register(signal.SIGUSR1, file=stack, all_threads=False)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (OUTPUT_MAXIMUM, OUTPUT_MAXIMUM))
-    os.register_at_fork(after_in_child=connection.close)
+        return os.read(fd, MAX_FRAME)
+    except BlockingIOError:
+        return b""
 
 
 def _moved(fd: int) -> int:
@@ -369,6 +314,15 @@ def _moved(fd: int) -> int:
         os.close(fd)
         return high
     return fd
+
+
+def _resident() -> int:
+    """Bytes of memory this process holds."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def _has_leftovers() -> bool:

@@ -4,7 +4,8 @@ Executed by its path in a bare interpreter (standard library only, nothing of ou
 so that a fork takes 2 ms and inherits neither CUDA, threads nor secrets from the trainer. It sees to it that no process
 outlives the host: it is a subreaper, kills whatever its workers leave behind, and goes when the host is gone.
 
-Arguments: control descriptor, bundle folder, seed, the host's pid, `early` or `late` import. On the control socket
+Arguments: control descriptor, bundle folder, seed, the host's pid, the sandbox's policy as JSON, `early` or `late`
+import. The policy holds before the first line of the user's code is executed. On the control socket
 the host writes `F` with three descriptors (socket, output file, stack file) for each worker it wants. The zygote
 writes one JSON frame when it has loaded, then records `<cii`: `F`, pid with the pidfd beside it; `D`, pid, wait status.
 """
@@ -45,6 +46,7 @@ class FunctionSpec(TypedDict):
     name: str
     module: str
     attribute: str
+    timeout: float
 
 
 class Loaded:
@@ -57,6 +59,7 @@ class Loaded:
         self.functions: list[Callable[..., Any]] = [
             getattr(modules[spec["module"]], spec["attribute"]) for spec in specs
         ]
+        self.timeouts = [spec["timeout"] for spec in specs]
         self.takes_ctx = [takes_ctx(function) for function in self.functions]
         for spec, function in zip(specs, self.functions, strict=True):
             if not callable(function):
@@ -83,20 +86,25 @@ def _code(function: Any) -> CodeType | None:
     return getattr(function, "__code__", None)
 
 
-def main(control_fd: int, folder: str, seed: str, host: int, when: str) -> None:
+def main(control_fd: int, folder: str, seed: str, host: int, policy: dict[str, Any], when: str) -> None:
     control = socket.socket(fileno=control_fd)
     control.set_inheritable(False)
-    # The host's starting thread waits for the import, so its death is the host's; later that would not be so.
-    _die_with_parent(host)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     _first_to_be_killed()
-    worker = _module("reward_worker", Path(__file__).with_name("worker.py"))
+    sys.dont_write_bytecode = False  # our own files only: compiling them takes longer than all the rest
+    worker, confine, texts = (_sibling(name) for name in ("worker", "confine", "texts"))
+    sys.dont_write_bytecode = True
+    _sibling("refusals").remember(policy)
+    texts.hide({name: os.environ[name] for name in policy["hidden"]})
+    confine.confine(policy)
+    # The host's starting thread waits for the import, so its death is the host's; later that would not be so.
+    _die_with_parent(host)
     specs = json.loads(Path(folder, "bundle.json").read_bytes())["functions"]
     sys.path.insert(0, folder)
     loaded = None
     if when == "early":
         faulthandler.register(signal.SIGUSR1, file=2, all_threads=False)
-        loaded = _load(worker, folder, specs, control)
+        loaded = _load(texts, folder, specs, control)
         if _threads() > 1:  # a fork would have locks of threads that it doesn't have
             control.set_inheritable(True)
             os.execv(sys.executable, [*sys.orig_argv[:-1], "late"])
@@ -105,16 +113,18 @@ def main(control_fd: int, folder: str, seed: str, host: int, when: str) -> None:
     _prctl(PR_SET_PDEATHSIG, 0)
     gc.collect()
     gc.freeze()
-    run = partial(worker.run, load=lambda: loaded or Loaded(folder + "/", specs), folder=folder + "/", seed=seed)
+    run = partial(
+        worker.run, load=lambda: loaded or Loaded(folder + "/", specs), folder=folder + "/", seed=seed, policy=policy
+    )
     Zygote(control, host, run).serve()
 
 
-def _load(worker: ModuleType, folder: str, specs: list[FunctionSpec], control: socket.socket) -> Loaded:
+def _load(texts: ModuleType, folder: str, specs: list[FunctionSpec], control: socket.socket) -> Loaded:
     """Imports every reward file; tells the host what is wrong and exits if that fails."""
     try:
         return Loaded(folder + "/", specs)
     except BaseException as error:  # also exit() at module level
-        _send(control, worker.failure(error, folder + "/"))
+        _send(control, texts.failure(error, folder + "/"))
         os._exit(1)
 
 
@@ -158,7 +168,7 @@ class Zygote:
         if pid == 0:
             try:
                 self._become_worker(parent)
-                self._run(*descriptors)
+                self._run(descriptors)
             finally:
                 os._exit(1)
         self._workers.add(pid)
@@ -237,12 +247,18 @@ def _threads() -> int:
         return 1
 
 
-def _module(name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def _sibling(name: str) -> ModuleType:
+    """A module of this folder, in a package of its own making: what the user's interpreter has under `runner` is not
+    ours to touch."""
+    package = "reward_process"
+    if package not in sys.modules:
+        here = Path(__file__).parent
+        spec = importlib.util.spec_from_file_location(
+            package, here / "__init__.py", submodule_search_locations=[str(here)]
+        )
+        assert spec is not None
+        sys.modules[package] = importlib.util.module_from_spec(spec)
+    return importlib.import_module(f"{package}.{name}")
 
 
 def _send(control: socket.socket, value: dict[str, Any]) -> None:
@@ -268,4 +284,4 @@ def _first_to_be_killed() -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), json.loads(sys.argv[5]), sys.argv[6])

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from runner.spec import hints
 from runner.spec.document import DataPath, Place, dotted, finding
 from runner.spec.errors import Finding
-from runner.spec.model import Problem
 from runner.spec.schema import fields, node_at
+from runner.spec.section import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,7 @@ def _example(path: DataPath) -> str:
 def _form(path: DataPath) -> str:
     forms = {
         "fn": "write `file.py:function`, as `rewards.py:correct`",
+        "backoff": "write a number and a unit, as `10s` or `2m`",
         "max_duration": "write a number and a unit, as `90s`, `30m`, `12h` or `2d`",
         "name": "letters, digits, `_`, `.`, `-`, beginning with a letter or digit; at most 64",
     }

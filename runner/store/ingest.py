@@ -103,7 +103,7 @@ def _insert_contents(to: Target, event: events.Event) -> None:
             )
         case events.CheckpointRemoved():
             to.conn.execute("UPDATE checkpoints SET kept = 0 WHERE run_id = ? AND step = ?", (to.run_id, event.step))
-        case events.DifferencesFound() | events.Alert() | events.AttemptEnded():
+        case events.DifferencesFound() | events.SandboxChecked() | events.Alert() | events.AttemptEnded():
             pass
 
 

@@ -41,8 +41,8 @@ def update_attempt(conn: sqlite3.Connection, run_id: str, n: int, **values: obje
 
 def insert_transition(conn: sqlite3.Connection, run_id: str, move: records.TransitionRecord) -> None:
     conn.execute(
-        "INSERT INTO events (run_id, attempt, seq, type, at, data) VALUES (?, 0, ?, 'transition', ?, ?)",
-        (run_id, move.seq, move.at, json.dumps(move.data, ensure_ascii=False)),
+        "INSERT INTO events (run_id, attempt, seq, type, step, at, data) VALUES (?, 0, ?, ?, ?, ?, ?)",
+        (run_id, move.seq, move.type, move.data.get("step"), move.at, json.dumps(move.data, ensure_ascii=False)),
     )
 
 

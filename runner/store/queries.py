@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Literal
 
 from runner.journal.events import Split
-from runner.journal.states import State
+from runner.journal.states import Reason, State
 from runner.store.errors import UnknownRun
 from runner.store.ingest import rollout_ids
 from runner.store.rows import (
@@ -17,18 +17,21 @@ from runner.store.rows import (
     GroupRow,
     JobRow,
     OutcomeRow,
+    QueuedRow,
     RewardLogRow,
     RewardVersionRow,
     RunRow,
     ScoreRow,
     columns,
 )
-from runner.store.store import Store
+from runner.store.store import QUEUE_ORDER, Store
 
 Order = Literal["step", "best", "worst"]
+MANY_EVENTS = 10_000
+"""After so many the runs they are about are no longer told apart."""
 
 
-class _Where:
+class Where:
     """Conditions joined by AND; one that is given None is left out."""
 
     def __init__(self) -> None:
@@ -39,6 +42,10 @@ class _Where:
         if None not in params:
             self._conditions.append(condition)
             self.params += params
+
+    @property
+    def empty(self) -> bool:
+        return not self._conditions
 
     def __str__(self) -> str:
         return " AND ".join(self._conditions) or "1"
@@ -53,7 +60,7 @@ def runs(
     limit: int = 100,
 ) -> list[RunRow]:
     """Runs, latest first. `before` is the `number` of the last one of the page before."""
-    where = _Where()
+    where = Where()
     where.add("job = ?", job)
     where.add("number < ?", before)
     if states:
@@ -80,10 +87,39 @@ def find_run(store: Store, name: str) -> RunRow:
     raise UnknownRun(f"{name!r} could be {', '.join(run.id for run in found[:5])}; write more of it")
 
 
+def latest_runs(store: Store) -> list[RunRow]:
+    """The latest run of every job."""
+    sql = f"SELECT {columns(RunRow)} FROM runs WHERE number IN (SELECT max(number) FROM runs GROUP BY job)"
+    return store.fetch(RunRow, sql)
+
+
+def live(store: Store) -> list[str]:
+    """Ids of the runs that processes of ours are working on."""
+    sql = "SELECT id FROM runs WHERE state IN ('starting', 'running') ORDER BY number"
+    return [run_id for (run_id,) in store.db.conn.execute(sql)]
+
+
 def revision_runs(store: Store, job: str, revision: str, backend: str) -> list[RunRow]:
     """Runs of one revision on one backend, latest first: none means that a scan has something new."""
     sql = f"SELECT {columns(RunRow)} FROM runs WHERE job = ? AND revision = ? AND backend = ? ORDER BY number DESC"
     return store.fetch(RunRow, sql, [job, revision, backend])
+
+
+def queue(store: Store) -> list[QueuedRow]:
+    """The runs that wait, in the order in which they are to start."""
+    sql = f"SELECT {columns(QueuedRow)} FROM runs WHERE state = 'queued' ORDER BY {QUEUE_ORDER}"
+    return store.fetch(QueuedRow, sql)
+
+
+def held(store: Store, reasons: Collection[Reason]) -> list[RunRow]:
+    """Runs that are held for one of these reasons and that no newer run of the job has followed."""
+    marks = ", ".join("?" * len(reasons))
+    sql = (
+        f"SELECT {columns(RunRow)} FROM runs WHERE state = 'held' AND want = 'run' AND reason IN ({marks}) "
+        "AND NOT EXISTS (SELECT 1 FROM runs AS r WHERE r.job = runs.job AND r.backend = runs.backend "
+        "AND r.number > runs.number)"
+    )
+    return store.fetch(RunRow, sql, list(reasons))
 
 
 def jobs(store: Store) -> list[JobRow]:
@@ -93,7 +129,7 @@ def jobs(store: Store) -> list[JobRow]:
 
 def metrics(store: Store, run_id: str, names: Sequence[str] = ()) -> dict[str, list[tuple[int, float | None]]]:
     """Series by metric name, each in the order of steps; all of the run's when no names are given."""
-    where = _Where()
+    where = Where()
     where.add("run_id = ?", run_id)
     if names:
         where.add(f"name IN ({', '.join('?' * len(names))})", *names)
@@ -142,7 +178,7 @@ def completions(
     `prompt` is a text that the prompt contains; `failed` takes only those that a reward failed on.
     `best` and `worst` go by reward and leave out completions that have none.
     """
-    where = _Where()
+    where = Where()
     where.add("r.run_id = ?", run_id)
     where.add("r.step = ?", step)
     where.add("r.split = ?", split)
@@ -156,16 +192,17 @@ def completions(
     if order != "step":
         where.add("r.reward IS NOT NULL")
     rows = store.fetch(CompletionRow, f"{_ROLLOUTS} WHERE {where} ORDER BY {by} LIMIT ?", [*where.params, limit])
-    return _with_scores(store, rows)
+    return with_scores(store, rows)
 
 
 def completion(store: Store, rollout_id: int) -> CompletionRow | None:
     """One completion with its scores; None when there is none (any more)."""
-    rows = _with_scores(store, store.fetch(CompletionRow, f"{_ROLLOUTS} WHERE r.id = ?", [rollout_id]))
+    rows = with_scores(store, store.fetch(CompletionRow, f"{_ROLLOUTS} WHERE r.id = ?", [rollout_id]))
     return rows[0] if rows else None
 
 
-def _with_scores(store: Store, rows: list[CompletionRow]) -> list[CompletionRow]:
+def with_scores(store: Store, rows: list[CompletionRow]) -> list[CompletionRow]:
+    """The rows with their scores filled in."""
     sql = f"SELECT {columns(ScoreRow)} FROM scores WHERE rollout_id IN (SELECT value FROM json_each(?))"
     scores: dict[int, dict[str, ScoreRow]] = {row.id: {} for row in rows}
     for score in store.fetch(ScoreRow, sql, [f"[{','.join(map(str, scores))}]"]):
@@ -187,8 +224,13 @@ def groups(store: Store, run_id: str, step: int, split: Split = "train") -> list
 
 def steps(store: Store, run_id: str, split: Split = "train") -> list[int]:
     """Steps that have completions."""
-    sql = "SELECT DISTINCT step FROM rollouts WHERE run_id = ? AND split = ? ORDER BY step"
-    return [step for (step,) in store.db.conn.execute(sql, (run_id, split))]
+    least = "(SELECT min(step) FROM rollouts WHERE run_id = :run AND split = :split AND step > %s)"
+    # From each step a jump to the next one: DISTINCT would read every rollout's index entry.
+    sql = (
+        f"WITH RECURSIVE found(step) AS (SELECT {least % -1} UNION ALL SELECT {least % 'found.step'} FROM found "
+        "WHERE found.step IS NOT NULL) SELECT step FROM found WHERE step IS NOT NULL"
+    )
+    return [step for (step,) in store.db.conn.execute(sql, {"run": run_id, "split": split})]
 
 
 def example(store: Store, run_id: str, example_id: int) -> tuple[str, str] | None:
@@ -207,7 +249,7 @@ def events(
     limit: int = 500,
 ) -> list[EventRow]:
     """What happened after the event with id `after`, in one run or in all: call again with the last id to follow."""
-    where = _Where()
+    where = Where()
     where.add("id > ?", after)
     where.add("run_id = ?", run_id)
     if types:
@@ -218,10 +260,24 @@ def events(
 
 def last_event(store: Store, run_id: str | None = None) -> int:
     """Id of the latest event, to follow from here on; 0 when nothing has happened."""
-    where = _Where()
+    where = Where()
     where.add("run_id = ?", run_id)
     sql = f"SELECT coalesce(max(id), 0) FROM events WHERE {where}"
     return int(store.db.conn.execute(sql, where.params).fetchone()[0])
+
+
+def changed_runs(store: Store, after: int) -> list[str]:
+    """Runs in which something happened after the event with id `after`; `*`, for all, when that is long ago."""
+    sql = "SELECT DISTINCT run_id FROM (SELECT run_id FROM events WHERE id > ? LIMIT ?)"
+    if last_event(store) - after > MANY_EVENTS:
+        return ["*"]
+    return [run_id for (run_id,) in store.db.conn.execute(sql, (after, MANY_EVENTS))]
+
+
+def has_rollouts(store: Store, run_id: str, split: Split) -> bool:
+    """Whether the run has any completion in this split."""
+    sql = "SELECT EXISTS (SELECT 1 FROM rollouts WHERE run_id = ? AND split = ?)"
+    return bool(store.db.conn.execute(sql, (run_id, split)).fetchone()[0])
 
 
 def reward_logs(
@@ -235,7 +291,7 @@ def reward_logs(
 ) -> list[RewardLogRow]:
     """Reward calls that failed or printed. `after` is (rollout_id, name) of the last one of the page before."""
     low, high = rollout_ids(store.run(run_id).number)
-    where = _Where()
+    where = Where()
     where.add("rollout_id > ? AND rollout_id < ?", low, high)
     where.add("(rollout_id, name) > (?, ?)", *after)
     where.add("name = ?", name)
@@ -252,6 +308,15 @@ def outcomes(store: Store, run_id: str) -> list[OutcomeRow]:
         "WHERE rollout_id > ? AND rollout_id < ? GROUP BY name, outcome ORDER BY name, outcome"
     )
     return store.fetch(OutcomeRow, sql, [low, high])
+
+
+def value_ranges(store: Store, run_id: str) -> dict[str, tuple[float, float]]:
+    """Least and greatest value that each reward function gave in training."""
+    sql = (
+        "SELECT s.name, min(s.value), max(s.value) FROM rollouts r JOIN scores s ON s.rollout_id = r.id "
+        "WHERE r.run_id = ? AND r.split = 'train' AND s.value IS NOT NULL GROUP BY s.name"
+    )
+    return {name: (low, high) for name, low, high in store.db.conn.execute(sql, (run_id,))}
 
 
 def checkpoints(store: Store, run_id: str) -> list[CheckpointRow]:

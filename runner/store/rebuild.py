@@ -59,7 +59,20 @@ def _run_records(runs: Path, problems: list[str]) -> list[records.RunRecord]:
             problems.append(f"{folder}: holds run {record.id}; a copy? rename it to restore it")
         else:
             found.append(record)
-    return sorted(found, key=lambda record: record.number)
+    return _without_aborted(sorted(found, key=lambda record: record.number), runs, problems)
+
+
+def _without_aborted(found: list[records.RunRecord], runs: Path, problems: list[str]) -> list[records.RunRecord]:
+    """A submission that was killed before its commit has left a folder, and the next one has taken its number: that one
+    is the run."""
+    kept: dict[int, records.RunRecord] = {}
+    for record in sorted(found, key=lambda record: (bool(RunFolder(runs / record.id).attempts()), record.created_at)):
+        if record.number in kept:
+            problems.append(
+                f"{runs / kept[record.number].id}: left by a submission that was cut off; it can be deleted"
+            )
+        kept[record.number] = record
+    return [kept[number] for number in sorted(kept)]
 
 
 def _restore(store: Store, record: records.RunRecord) -> None:

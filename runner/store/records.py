@@ -58,9 +58,12 @@ class AttemptState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TransitionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of the store's own: `transition`, or an `alert` of `runner watch`."""
+
     seq: int
     at: float
     data: dict[str, Any]
+    type: str = "transition"
 
 
 class StateRecord(msgspec.Struct, frozen=True, kw_only=True):

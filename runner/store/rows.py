@@ -16,7 +16,7 @@ import msgspec
 from runner.journal.states import Reason, State
 
 Row = TypeVar("Row")
-Want = Literal["run", "stop", "cancel"]
+Want = Literal["run", "stop", "cancel", "delete"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class RunRow:
     parent: str | None
     priority: int
     want: Want
-    """What people wish: go on, stop after a checkpoint, or end for good."""
+    """What people wish: go on, stop after a checkpoint, or end for good (`delete`: because the job file is gone)."""
     state: State
     reason: Reason | None
     detail: str
@@ -70,6 +70,20 @@ class RunRow:
     created_at: float
     started_at: float | None
     ended_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuedRow:
+    """A run in the queue, without the large columns: the queue is looked at often."""
+
+    id: str
+    number: int
+    job: str
+    revision: str
+    backend: str
+    priority: int
+    want: Want
+    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +195,24 @@ class CompletionRow:
     advantage: float
     reward_version: str
     scores: dict[str, ScoreRow] = field(default_factory=dict[str, ScoreRow])
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    """One example and what came of it in one split of a run."""
+
+    example_id: int
+    prompt: str
+    prompt_length: int
+    """In characters."""
+    columns: str
+    """JSON text."""
+    completions: int
+    first_step: int
+    last_step: int
+    best: float | None
+    mean: float | None
+    """Of the rewards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,11 +15,13 @@ from pathlib import Path
 from sqlite_utils import Database, Migrations
 from sqlite_utils.utils import sqlite3  # pyright: ignore[reportPrivateImportUsage]  # pysqlite3 where there is one
 
-from runner.store.errors import StoreError
+from runner.store.errors import DamagedDatabase, DatabaseUnfit
 
 # Of the library in use, which isn't the `sqlite3` of Python's own that connections are annotated with.
 IntegrityError = sqlite3.IntegrityError
 OperationalError = sqlite3.OperationalError
+DatabaseError = sqlite3.DatabaseError
+"""All of them."""
 
 APPLICATION_ID = 0x47525055
 BUSY_MS = 10_000
@@ -43,7 +45,7 @@ CREATE TABLE runs (
     emulated INTEGER NOT NULL CHECK (emulated IN (0, 1)),
     parent TEXT,
     priority INTEGER NOT NULL,
-    want TEXT NOT NULL CHECK (want IN ('run', 'stop', 'cancel')),
+    want TEXT NOT NULL CHECK (want IN ('run', 'stop', 'cancel', 'delete')),
     state TEXT NOT NULL CHECK (state IN ('queued', 'starting', 'running', 'held',
         'succeeded', 'failed', 'cancelled', 'timed_out', 'superseded')),
     reason TEXT,
@@ -185,19 +187,48 @@ CREATE VIEW alerts AS
     FROM events WHERE type = 'alert' AND void = 0;
 """
 
+_LOOKUPS = """
+CREATE INDEX rollouts_example ON rollouts (run_id, split, example_id, step, reward);
+CREATE INDEX scores_failed ON scores (rollout_id) WHERE outcome NOT IN ('ok', 'none');
+CREATE INDEX events_type ON events (run_id, type, id);
+"""
+
+_SHAPES = {
+    "sqlite_autoindex_rollouts_1": "1000000 100000 50000 1000 8 1",
+    "rollouts_reward": "1000000 100000 50000 500 1",
+    "rollouts_example": "1000000 100000 50000 200 8 4",
+}
+"""Index of `rollouts` → rows in all, and with the first column the same, the first two, and so on: how a large store
+looks. Without it SQLite takes every run for a handful of rows and chooses indexes accordingly; with ANALYZE plans would
+depend on when it was last run."""
+
 migrations = Migrations("runner")
 
 
-KNOWN = frozenset({"m001_initial"})
+KNOWN = frozenset({"m001_initial", "m002_lookups"})
 """Names of the migrations below; a database with any other was made by a newer runner."""
 
 
 @migrations()
 def m001_initial(db: Database) -> None:
-    for statement in f"{_TABLES}{_VIEWS}".split(";"):
+    _execute(db, f"{_TABLES}{_VIEWS}")
+    db.conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+@migrations()
+def m002_lookups(db: Database) -> None:
+    """What people look things up by: the completions of a prompt, the calls that failed, the events of a kind."""
+    _execute(db, _LOOKUPS)
+    db.conn.execute("ANALYZE sqlite_schema")  # makes the table
+    rows = [("rollouts", index, shape) for index, shape in _SHAPES.items()]
+    db.conn.executemany("INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES (?, ?, ?)", rows)
+    db.conn.execute("ANALYZE sqlite_schema")  # reads it
+
+
+def _execute(db: Database, statements: str) -> None:
+    for statement in statements.split(";"):
         if statement.strip():
             db.conn.execute(statement)
-    db.conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
 def open_database(path: Path) -> Database:
@@ -212,16 +243,27 @@ def open_database(path: Path) -> Database:
         db.conn.execute(f"PRAGMA journal_size_limit = {64 << 20}")
         if migrations.pending(db):
             _migrate(db)
-    except BaseException:
+    except BaseException as error:
         db.close()
+        if type(error) is DatabaseError:  # its subclasses are about what was asked, not about the file
+            raise _damaged(path, error) from error
         raise
     return db
+
+
+def copy_database(path: Path, target: Path) -> None:
+    """A copy that holds together, while others write. Raises OperationalError, as for a full disk."""
+    conn = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_MS / 1000, isolation_level=None)
+    try:
+        conn.execute("VACUUM INTO ?", (str(target),))
+    finally:
+        conn.close()
 
 
 def open_read_only(path: Path) -> Database:
     """Opens a database that exists, for reading. Raises StoreError when there is none, or one this code can't read."""
     if not path.exists():
-        raise StoreError(f"{path}: no database here; the first `runner run`, `emulate` or `watch` makes it")
+        raise DatabaseUnfit("missing", f"{path}: no database here; the first `runner run` or `emulate` makes it")
     uri = f"{path.resolve().as_uri()}?mode=ro"
     # Web handlers may run in one thread and close in another; they never use a connection at the same time.
     conn = sqlite3.connect(uri, uri=True, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
@@ -230,11 +272,15 @@ def open_read_only(path: Path) -> Database:
         db.conn.execute("PRAGMA query_only = ON")
         _refuse_foreign(db, path)
         if migrations.pending(db):
-            raise StoreError(f"{path}: made by an older runner; any verb that writes (`runner watch`) migrates it")
+            raise DatabaseUnfit("older", f"{path}: made by an older runner; `runner ls` brings it up to date")
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _damaged(path: Path, error: Exception) -> DamagedDatabase:
+    return DamagedDatabase(f"{path}: {error}; `runner db rebuild` restores it from the run folders")
 
 
 def _connect(conn: sqlite3.Connection) -> Database:
@@ -247,14 +293,15 @@ def _refuse_foreign(db: Database, path: Path) -> None:
         application_id = db.conn.execute("PRAGMA application_id").fetchone()[0]
         tables = db.conn.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     except sqlite3.DatabaseError as error:
-        raise StoreError(f"{path}: {error}; `runner db rebuild` restores it from the run folders") from error
+        raise _damaged(path, error) from error
     if tables and application_id != APPLICATION_ID:
-        raise StoreError(f"{path}: a SQLite database of another program; move it away")
+        raise DatabaseUnfit("foreign", f"{path}: a SQLite database of another program; move it away")
     newer = sorted({migration.name for migration in migrations.applied(db)} - KNOWN)
     if newer:
-        raise StoreError(
+        raise DatabaseUnfit(
+            "newer",
             f"{path}: made by a newer runner ({', '.join(newer)}); upgrade this one, "
-            "or move the file away and `runner db rebuild`"
+            "or move the file away and `runner db rebuild`",
         )
 
 

@@ -10,7 +10,7 @@ import glob
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,7 @@ from runner.store import ingest, records
 from runner.store.errors import IllegalTransition, SlotTaken, StoreError, StoreUnavailable, UnknownRun
 from runner.store.inserts import assign, insert_attempt, insert_run, insert_transition, update_attempt
 from runner.store.rows import AttemptRow, Claim, JobRow, RunRow, Submission, Want, columns, fetch
-from runner.store.schema import OperationalError, open_database, open_read_only
+from runner.store.schema import DatabaseError, OperationalError, open_database, open_read_only
 
 Row = TypeVar("Row")
 
@@ -35,9 +35,16 @@ ALLOWED: dict[State, frozenset[State]] = {
     State.RUNNING: frozenset(
         {State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMED_OUT, State.QUEUED, State.HELD}
     ),
-    State.HELD: frozenset({State.QUEUED, State.CANCELLED}),
+    State.HELD: frozenset({State.QUEUED, State.CANCELLED, State.HELD}),
 }
 """Where a run may go from each state; a final state is in no key."""
+
+QUEUE_ORDER = (
+    "priority DESC, (SELECT min(number) FROM runs AS r WHERE r.job = runs.job AND r.backend = runs.backend "
+    "AND r.number <= runs.number AND r.number > (SELECT coalesce(max(number), 0) FROM runs AS b "
+    "WHERE b.job = runs.job AND b.backend = runs.backend AND b.number < runs.number AND b.state <> 'superseded'))"
+)
+"""Higher priority first, then the order of submission; a run has the place of the one that it superseded."""
 
 
 class Store:
@@ -69,6 +76,13 @@ class Store:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    def is_sound(self) -> bool:
+        """Whether SQLite finds no damage in the file. Takes as long as reading it."""
+        try:
+            return self.db.conn.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+        except DatabaseError:
+            return False
 
     # Reading
 
@@ -160,7 +174,7 @@ class Store:
         waiting = "nothing is queued"
         queued = self.db.conn.execute(
             "SELECT id FROM runs WHERE state = 'queued' AND want = 'run' AND backend = coalesce(?, backend) "
-            "ORDER BY priority DESC, number",
+            f"ORDER BY {QUEUE_ORDER}",
             (backend,),
         ).fetchall()
         for (run_id,) in queued:
@@ -172,10 +186,13 @@ class Store:
 
     def waiting(self, run_id: str, detail: str) -> None:
         """Notes what a queued run waits for, as in `no GPU`. Nothing happens to a run that isn't queued."""
+        self.waiting_all({run_id: detail})
+
+    def waiting_all(self, details: Mapping[str, str]) -> None:
+        """Notes for several runs what they wait for."""
+        sql = "UPDATE runs SET detail = ? WHERE id = ? AND state = 'queued'"
         with self.writing() as conn:
-            conn.execute(
-                "UPDATE runs SET detail = ? WHERE id = ? AND state = 'queued' AND detail <> ?", (detail, run_id, detail)
-            )
+            conn.executemany(sql, [(detail, run_id) for run_id, detail in details.items()])
 
     def transition(
         self, run_id: str, state: State, reason: Reason | None = None, detail: str = "", error: str | None = None
@@ -202,6 +219,13 @@ class Store:
     def set_priority(self, run_id: str, priority: int) -> None:
         """Higher goes first."""
         self._update_run(run_id, priority=priority)
+
+    def alert(self, run_id: str, code: str, message: str) -> None:
+        """Records what a person should see of a run, where its trainer can't say it itself."""
+        with self.writing():
+            run = self.run(run_id)
+            self._record(run_id, "alert", {"step": run.last_step, "code": code, "message": message})
+            self._mirror(run_id)
 
     def set_digest(self, run_id: str, digest: str, note: str) -> None:
         """Stores what `runner.store.digest.digest` gave."""
@@ -256,12 +280,21 @@ class Store:
         row = self.db.conn.execute(sql, (run_id, n)).fetchone()
         return None if row is None else int(row[0])
 
+    def drop_checkpoint(self, run_id: str, step: int) -> None:
+        """Notes that a checkpoint of an ended run is removed from the disk."""
+        with self.writing() as conn:
+            conn.execute("UPDATE checkpoints SET kept = 0 WHERE run_id = ? AND step = ?", (run_id, step))
+
     def put_job(self, job: JobRow) -> None:
         """Notes a job file as the scan sees it now."""
+        self.put_jobs([job])
+
+    def put_jobs(self, jobs: Sequence[JobRow]) -> None:
+        """Notes several job files at once."""
         with self.writing() as conn:
-            conn.execute(
+            conn.executemany(
                 "INSERT OR REPLACE INTO jobs (name, path, revision, state, errors, seen_at) VALUES (?, ?, ?, ?, ?, ?)",
-                (job.name, job.path, job.revision, job.state, json.dumps(job.errors), job.seen_at),
+                [(job.name, job.path, job.revision, job.state, json.dumps(job.errors), job.seen_at) for job in jobs],
             )
 
     def remove_job(self, name: str) -> None:
@@ -295,11 +328,14 @@ class Store:
     def _record_transition(
         self, run_id: str, old: State | None, new: State, reason: Reason | None, detail: str
     ) -> None:
+        self._record(run_id, "transition", {"from": old, "to": new, "reason": reason, "detail": detail})
+
+    def _record(self, run_id: str, kind: str, data: dict[str, Any]) -> None:
+        """An event of the store's own, as attempt 0."""
         conn = self.db.conn
         sql = "SELECT coalesce(max(seq), 0) + 1 FROM events WHERE run_id = ? AND attempt = 0"
         seq: int = conn.execute(sql, (run_id,)).fetchone()[0]
-        data = {"from": old, "to": new, "reason": reason, "detail": detail}
-        insert_transition(conn, run_id, records.TransitionRecord(seq=seq, at=time.time(), data=data))
+        insert_transition(conn, run_id, records.TransitionRecord(seq=seq, at=time.time(), data=data, type=kind))
 
     def sibling(self, job: str, backend: str, states: Sequence[State]) -> str | None:
         """Id of the job's run in one of these states; the schema allows one."""
@@ -321,12 +357,15 @@ class Store:
     def _mirror(self, run_id: str) -> None:
         """Writes `state.json`, under the write lock, so that an older state never replaces a newer one."""
         run = self.run(run_id)
-        sql = "SELECT seq, at, data FROM events WHERE run_id = ? AND attempt = 0 ORDER BY seq"
+        sql = "SELECT seq, at, data, type FROM events WHERE run_id = ? AND attempt = 0 ORDER BY seq"
         moves = self.db.conn.execute(sql, (run_id,)).fetchall()
         record = records.StateRecord(
             run=_convert(run, records.RunState),
             attempts=[_convert(attempt, records.AttemptState) for attempt in self.attempts(run_id)],
-            transitions=[records.TransitionRecord(seq=seq, at=at, data=json.loads(data)) for seq, at, data in moves],
+            transitions=[
+                records.TransitionRecord(seq=seq, at=at, data=json.loads(data), type=kind)
+                for seq, at, data, kind in moves
+            ],
         )
         if self.folder(run).path.is_dir():
             records.write(self.folder(run).state_json, record)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.data.examples import Example
-from runner.grpo.run import Run, Scorer
+from runner.grpo.run import Run, Scorer, Switch
 from runner.journal.events import BatchScored, Event, MetricsReported
 from runner.journal.log import Journal, read
 from runner.rewards.contract import GroupCall, Outcome, Score
@@ -78,6 +78,7 @@ def make_run(
     train: Sequence[Example] = (),
     held_out: Sequence[Example] = (),
     scorer: Scorer | None = None,
+    switch: Switch | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Run:
     return Run(
@@ -86,6 +87,7 @@ def make_run(
         train=train or questions(5),
         held_out=held_out,
         scorer=scorer or PureScorer(),
+        switch=switch,
         journal=Journal(folder / f"journal-{attempt}.jsonl"),
         stop_requested=stop_requested,
         emulated=False,

@@ -46,6 +46,34 @@ class Shorter:
         return Score(name="short", value=-float(len(text.encode())), outcome=Outcome.OK)
 
 
+class Longer:
+    """Another version: a function that is gone, one that is new, one with another weight."""
+
+    version = "v2"
+    functions: Sequence[Function] = (Function("constant", weight=0.5), Function("long"))
+
+    def score(self, groups: Sequence[GroupCall], *, step: int, split: str) -> list[list[Score]]:
+        texts = [text for group in groups for text in group.completions]
+        constant = Score(name="constant", value=1.0, outcome=Outcome.OK)
+        return [[constant, Score(name="long", value=float(len(text)), outcome=Outcome.OK)] for text in texts]
+
+
+class FromStepThree:
+    """Puts the other version live at the third step."""
+
+    def __init__(self, first: Shorter) -> None:
+        self._first, self._second = first, Longer()
+
+    def turn(self, step: int) -> Shorter | Longer:
+        return self._first if step < 3 else self._second
+
+    def keep(self, calls: Sequence[GroupCall], scores: Sequence[Sequence[Score]]) -> None:
+        pass
+
+    def roll_back(self, error: str) -> bool:
+        return False
+
+
 @pytest.fixture(params=BACKENDS)
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Backend, Callable[..., JobSpec]]:
     """A backend, and a maker of jobs for it."""
@@ -222,3 +250,25 @@ def test_prompts_can_be_tried_on_a_checkpoint(case: tuple[Backend, Callable[...,
 def test_the_job_is_checked_before_weights_are_loaded(case: tuple[Backend, Callable[..., JobSpec]]) -> None:
     backend, job = case
     assert backend.check(job()) == []
+
+
+def test_another_reward_version_scores_from_its_step_on_and_never_an_evaluation_before(
+    case: tuple[Backend, Callable[..., JobSpec]], tmp_path: Path
+) -> None:
+    backend, job = case
+    first = Shorter()
+    run = make_run(tmp_path, job(steps=4), scorer=first, switch=FromStepThree(first), held_out=questions(2, start=15))
+    backend.train(job(steps=4), run)
+    assert run.finish()[0] is Reason.FINISHED
+    assert [(batch.step, batch.reward_version) for batch in batches(tmp_path)] == [
+        (1, "v1"), (2, "v1"), (3, "v2"), (4, "v2"),
+    ]  # fmt: skip
+    assert {(batch.step, batch.reward_version) for batch in batches(tmp_path, "eval")} == {
+        (0, "v1"), (2, "v1"), (4, "v2"),
+    }  # fmt: skip
+    of_steps = {event.step: event.metrics for event in metrics(tmp_path) if "loss" in event.metrics}
+    assert "rewards/short/mean" in of_steps[2] and "rewards/short/mean" not in of_steps[3]
+    assert "rewards/long/mean" in of_steps[3] and of_steps[3]["rewards/constant/mean"] == 1.0
+    for batch in batches(tmp_path)[2:]:
+        for rollout in (rollout for group in batch.groups for rollout in group.rollouts):
+            assert rollout.reward == 0.5 + len(rollout.completion)

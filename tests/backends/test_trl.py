@@ -16,7 +16,7 @@ from runner.journal.events import ExamplesSeen
 from runner.rewards import bundle
 from runner.rewards.contract import GroupCall, Score
 from runner.rewards.host import RewardHost
-from runner.spec.model import JobSpec, Reward
+from runner.spec.model import Grpo, JobSpec, Reward
 from tests.backends.kit import Function, PureScorer, batches, events_of, make_job, make_run, metrics, questions
 
 pytest.importorskip("torch")
@@ -207,21 +207,23 @@ def test_a_checkpoint_is_a_model_folder_that_generates(tiny_model: Path, tmp_pat
 
 def test_a_difference_in_advantages_stops_with_both_figures() -> None:
     scored = scored_as([1.0, 0.0], advantages=[0.707, -0.707])
-    assert check_advantages(scored, [0.707, -0.707], 2, "group") == 0.0
+    assert check_advantages(scored, [0.707, -0.707], 2, Grpo()) == 0.0
     with pytest.raises(AdvantageMismatch, match=r"completion 1: TRL's advantage is -0.5, ours -0.707"):
-        check_advantages(scored, [0.707, -0.5], 2, "group")
+        check_advantages(scored, [0.707, -0.5], 2, Grpo())
     with pytest.raises(AdvantageMismatch):
-        check_advantages(scored, [0.707, math.nan], 2, "group")
+        check_advantages(scored, [0.707, math.nan], 2, Grpo())
 
 
 def test_what_float32_loses_is_no_difference() -> None:
     """Equal rewards of 100.1 differ from their mean in float32; the small spread blows that up."""
     equal = scored_as([100.1] * 3, advantages=[0.0] * 3)
-    assert check_advantages(equal, [0.07, 0.07, -0.07], 3, "group") == 0.07
+    assert check_advantages(equal, [0.07, 0.07, -0.07], 3, Grpo()) == 0.07
     with pytest.raises(AdvantageMismatch):
-        check_advantages(scored_as([100.1, 99.1], advantages=[0.707, -0.707]), [0.777, -0.777], 2, "group")
+        check_advantages(
+            scored_as([100.1, 99.1], advantages=[0.707, -0.707]), [0.777, -0.777], 2, Grpo(scale_rewards="group")
+        )
     with pytest.raises(AdvantageMismatch):
-        check_advantages(equal, [0.07, 0.07, -0.07], 3, "none")
+        check_advantages(equal, [0.07, 0.07, -0.07], 3, Grpo(scale_rewards="none"))
 
 
 def scored_as(rewards: Sequence[float], *, advantages: list[float]) -> Scored:

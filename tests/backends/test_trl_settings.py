@@ -34,6 +34,7 @@ OTHER_THAN_DEFAULT = {
     "loss_type": "dr_grpo",
     "importance_sampling_level": "sequence",
     "scale_rewards": "none",
+    "multi_objective_aggregation": "normalize_then_sum",
     "mask_truncated_completions": True,
     "gradient_checkpointing": False,
     "vllm_gpu_memory_utilization": 0.4,

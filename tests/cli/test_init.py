@@ -39,7 +39,12 @@ def test_the_editor_finds_the_schema_and_ci_the_jobs(tmp_path: Path) -> None:
     assert (tmp_path / "jobs/own-data" / schema).resolve() == (tmp_path / "schemas/job.schema.json").resolve()
     workflow = yaml.safe_load((tmp_path / ".github/workflows/runner.yml").read_text())
     steps = [step.get("run", "") for step in workflow["jobs"]["jobs"]["steps"]]
-    assert "runner validate" in steps and "runner emulate jobs" in steps
+    assert "runner validate" in steps
+    [emulate] = [step for step in steps if step.startswith("runner emulate jobs ")]
+    assert "--github" in emulate and "--junit out/junit.xml" in emulate
+    done = cli(*emulate.split()[1:], cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "out/junit.xml").exists() and (tmp_path / "out/runs/report.html").exists()
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_what_it_prints_is_the_resolved_job_as_yaml(tmp_path: Path) -> None:
 def test_the_emulator_says_what_it_does_differently(tmp_path: Path) -> None:
     make_job(tmp_path)
     plan = as_json(cli("plan", "colours", "--backend", "emulator", "--json", cwd=tmp_path))
-    assert {item["field"] for item in plan["differences"]} == {"evaluation"}
+    assert {item["field"] for item in plan["differences"]} == {"evaluation", "grpo.optim"}
     assert plan["spec"]["grpo"]["learning_rate"] == 2
     assert as_json(cli("plan", "colours", "--json", cwd=tmp_path))["differences"] == []
 

@@ -22,9 +22,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two ended runs of one job; the rewards changed in between, and fail on short completions."""
     folder = tmp_path_factory.mktemp("home")
     job = make_job(folder, rewards=LOUD, completions=COMPLETIONS)
-    assert cli("emulate", "colours", cwd=folder).returncode == 0
+    assert cli("emulate", "colours", cwd=folder).returncode == 1
     (job / "rewards.py").write_text(LOUD.replace("return 1.0 if", "return 0.5 if"))
-    assert cli("emulate", "colours", "--set", "grpo.beta=0.1", cwd=folder).returncode == 0
+    assert cli("emulate", "colours", "--set", "grpo.beta=0.1", cwd=folder).returncode == 1
     return folder
 
 
@@ -214,3 +214,25 @@ def test_submit_queues_and_resume_starts(home: Path) -> None:
     run = queued.stdout.strip()
     assert as_json(cli("show", run, "--json", cwd=home))["state"] == "queued"
     assert as_json(cli("resume", run, "--json", cwd=home))["state"] == "succeeded"
+
+
+def test_prune_removes_what_nobody_resumes_from_and_ls_goes_on_telling_all(tmp_path: Path) -> None:
+    make_job(tmp_path)
+    assert cli("emulate", "colours", cwd=tmp_path).returncode == 0
+    folder = tmp_path / ".runner/runs/colours-1/checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["step-000004", "step-000006"]
+    would = as_json(cli("prune", "--dry-run", "--json", cwd=tmp_path))
+    assert [(item["run"], item["step"]) for item in would["removed"]] == [("colours-1", 4)]
+    assert cli("prune", "--older", "1d", cwd=tmp_path).stdout == "0 checkpoints, 0.0 MB removed\n"
+    assert cli("prune", cwd=tmp_path).returncode == 0
+    assert [path.name for path in folder.iterdir()] == ["step-000006"]
+    assert cli("prune", cwd=tmp_path).stdout == "0 checkpoints, 0.0 MB removed\n"
+    assert as_json(cli("ls", "--json", cwd=tmp_path))["runs"][0]["last_step"] == 6
+
+
+def test_ls_shows_job_files_that_the_watch_can_not_run(tmp_path: Path) -> None:
+    make_job(tmp_path, job="model: [\n")
+    assert cli("watch", "--emulate", "--once", "--home", tmp_path, cwd=tmp_path).returncode == 1
+    assert "invalid  colours  jobs/colours/job.yaml:2  " in cli("ls", cwd=tmp_path).stderr
+    [wrong] = as_json(cli("ls", "--json", cwd=tmp_path))["invalid"]
+    assert (wrong["job"], wrong["errors"][0]["line"]) == ("colours", 2)

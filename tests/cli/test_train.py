@@ -44,7 +44,7 @@ def test_json_is_one_object_with_state_reason_digest_and_last_metrics(tmp_path: 
     assert len(ending["digest"]) == 64
     assert 0 <= ending["metrics"]["rewards/right/mean"] <= 1
     assert ending["checkpoint"]["step"] == 6
-    assert [item["field"] for item in ending["differences"]] == ["evaluation"]
+    assert [item["field"] for item in ending["differences"]] == ["grpo.optim", "evaluation"]
 
 
 def test_the_same_job_gives_the_same_digest(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
+from emulator.lm.drawn import Drawn
 from emulator.lm.model import Fresh, Llama, LlamaConfig, causal_mask
-from emulator.lm.policy import Drawn, LmPolicy
+from emulator.lm.policy import LmPolicy
 from emulator.policy import Sampling
 from runner.data.examples import Example, Message
-from runner.spec.model import Grpo
+from runner.spec.model import Grpo, Lora
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "emulator" / "weights"
@@ -58,9 +59,9 @@ def examples(n: int = 3) -> list[Example]:
     return [Example(id=i, prompt=[CHAT[0], user, CHAT[2]], columns={}) for i, user in enumerate(asked)]
 
 
-def policy(**settings: object) -> LmPolicy:
+def policy(lora: Lora | None = None, **settings: object) -> LmPolicy:
     defaults: dict[str, object] = dict(steps=10, learning_rate=1e-3, max_completion_length=12)
-    return LmPolicy(WEIGHTS, Grpo.model_validate(defaults | settings))
+    return LmPolicy(WEIGHTS, Grpo.model_validate(defaults | settings), lora=lora)
 
 
 def draw(of: LmPolicy, seed: int = 0, groups: int = 3) -> Drawn:

@@ -17,9 +17,10 @@ import yaml
 
 from emulator.lm.batch import Completions, Prompts, completion_logits
 from emulator.lm.chat import render
+from emulator.lm.drawn import Drawn
 from emulator.lm.generate import choose, generate, uniform
 from emulator.lm.model import LlamaConfig, load_model, save_weights
-from emulator.lm.policy import Drawn, LmPolicy, learning_rate_factor
+from emulator.lm.policy import LmPolicy, learning_rate_factor
 from emulator.policy import Sampling
 from emulator.pretrain.problems import Problem, problems, solutions
 from emulator.pretrain.text import PREFILL, PROMPT, SYSTEM, Mix, completion, training_problems
@@ -270,10 +271,11 @@ def test_what_is_rewarded_becomes_likelier() -> None:
     it = policy(lr_scheduler_type="constant", learning_rate=1e-4, num_iterations=2)
     drawn = draw(it)
     it.update(drawn, ADVANTAGES, 1)
-    before = [tensor.clone() for tensor in drawn.old_logps]
+    before = drawn.old_logps
     again = Drawn(drawn.prompts, drawn.tokens, drawn.owner, drawn.temperature, drawn.completions)
     it.update(again, ADVANTAGES, 2)
-    gain = (torch.cat(again.old_logps) - torch.cat(before)).sum(1)
+    assert before is not None and again.old_logps is not None
+    gain = (again.old_logps - before).sum(1)
     assert float((gain * torch.tensor(ADVANTAGES)).sum()) > 0
 
 

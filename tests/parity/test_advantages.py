@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from runner.grpo.advantages import ScaleRewards, advantages, weighted_rewards
+from runner.grpo.advantages import ScaleRewards, advantages, normalized_advantages, weighted_rewards
 from runner.grpo.metrics import batch_metrics
 from runner.grpo.types import Completion, Example, Group, Outcome, Score, Scored
+from runner.spec.model import Grpo
 
 torch = pytest.importorskip("torch")
 trl = pytest.importorskip("trl")
@@ -20,6 +21,10 @@ pytestmark = [pytest.mark.trl, pytest.mark.filterwarnings("ignore:`(is_)?gradien
 
 Values = list[list[float | None]]
 SCALES: list[ScaleRewards] = ["group", "batch", "none"]
+MODES = [
+    *(pytest.param(Grpo(scale_rewards=scale), id=scale) for scale in SCALES),
+    pytest.param(Grpo(multi_objective_aggregation="normalize_then_sum"), id="gdpo"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +53,17 @@ def trainer(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return trainer
 
 
-def theirs(trainer: Any, values: Values, weights: list[float], group_size: int, scale: str) -> tuple[list[float], Any]:
+def theirs(
+    trainer: Any, values: Values, weights: list[float], group_size: int, grpo: Grpo
+) -> tuple[list[float], dict[str, float]]:
     """TRL's advantages and its logged figures."""
     n = len(values)
     trainer._generate = lambda prompts: ([[5]] * n, [[6, 1]] * n, None, ["x"] * n, None, {}, None, [])
     rows = [[float("nan") if value is None else value for value in row] for row in values]
     trainer._calculate_rewards = lambda *_: torch.tensor(rows, dtype=torch.float32)
     trainer.num_generations = group_size
-    trainer.scale_rewards = scale
+    trainer.scale_rewards = grpo.scale_rewards
+    trainer.multi_objective_aggregation = grpo.multi_objective_aggregation
     trainer.reward_weights = torch.tensor(weights, dtype=torch.float32)
     trainer.reward_funcs = [None] * len(weights)
     trainer.reward_func_names = names(weights)
@@ -64,22 +72,29 @@ def theirs(trainer: Any, values: Values, weights: list[float], group_size: int, 
     return result, {name: values[-1] for name, values in trainer._metrics["train"].items()}
 
 
-@pytest.mark.parametrize("scale", SCALES)
-def test_advantages_equal_trls(trainer: Any, scale: ScaleRewards) -> None:
+@pytest.mark.parametrize("grpo", MODES)
+def test_advantages_equal_trls(trainer: Any, grpo: Grpo) -> None:
     worst = 0.0
     for values, weights, group_size in cases(200):
-        expected, _ = theirs(trainer, values, weights, group_size, scale)
-        actual = advantages(weighted_rewards(values, weights), group_size, scale)
-        worst = max(worst, *(abs(a - b) for a, b in zip(expected, actual, strict=True)))
+        expected, _ = theirs(trainer, values, weights, group_size, grpo)
+        worst = max(
+            worst, *(abs(a - b) for a, b in zip(expected, ours(values, weights, group_size, grpo), strict=True))
+        )
     assert worst <= 1e-6
 
 
-@pytest.mark.parametrize("scale", SCALES)
-def test_reward_metrics_equal_trls(trainer: Any, scale: ScaleRewards) -> None:
+def ours(values: Values, weights: list[float], group_size: int, grpo: Grpo) -> list[float]:
+    if grpo.multi_objective_aggregation == "normalize_then_sum":
+        return normalized_advantages(values, weights, group_size)
+    return advantages(weighted_rewards(values, weights), group_size, grpo.scale_rewards)
+
+
+@pytest.mark.parametrize("grpo", MODES)
+def test_reward_metrics_equal_trls(trainer: Any, grpo: Grpo) -> None:
     compared = 0
     for values, weights, group_size in cases(60):
-        _, expected = theirs(trainer, values, weights, group_size, scale)
-        actual = batch_metrics(*as_batch(values, weights, group_size), scale)
+        _, expected = theirs(trainer, values, weights, group_size, grpo)
+        actual = batch_metrics(*as_batch(values, weights, group_size), grpo)
         for name in expected.keys() & actual.keys():
             if name.startswith(("reward", "frac_")):
                 assert actual[name] == pytest.approx(expected[name], abs=1e-6), (name, values)

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlite_utils.utils import sqlite3
 
 from runner import api
 from runner.store.errors import StoreError
@@ -24,7 +24,7 @@ from tests.small_job import REWARDS, write_job
 
 
 def rows(home: Path, sql: str, *params: object) -> list[tuple[Any, ...]]:
-    """What anybody's sqlite3 reads of the database."""
+    """What is in the database. (Python's own sqlite3 may not open it in a process that has it open by pysqlite3.)"""
     with sqlite3.connect(f"file:{home}/.runner/runner.db?mode=ro", uri=True) as db:
         return db.execute(sql, params).fetchall()
 

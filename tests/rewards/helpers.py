@@ -9,9 +9,17 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import pytest
+
 from runner.rewards.bundle import Bundle, build, write
 from runner.rewards.contract import GroupCall
+from runner.rewards.guarantees import check
 from runner.spec.model import Reward
+from runner.spec.sandbox import Sandbox
+
+needs_sandbox = pytest.mark.skipif(
+    any(kept.state != "enforced" for kept in check(Sandbox())), reason="this system can't confine processes"
+)
 
 
 def bundle_of(folder: Path, source: str, **options: Any) -> Bundle:

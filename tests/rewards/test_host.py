@@ -291,14 +291,15 @@ def test_a_lost_zygote_is_replaced(tmp_path: Path) -> None:
 def test_a_zygote_that_is_stuck_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules["runner.rewards.host"].SECONDS_IN, processes.State.DYING, 0.3)
     source = """
-    import os, signal
+    import os
     def score(prompt, completion, example):
         if completion == "b":
-            os.kill(os.getppid(), signal.SIGSTOP)
             os._exit(1)
         return 1
     """
     with host_of(tmp_path, source) as host:
+        assert host._zygote is not None
+        host._zygote._process.send_signal(signal.SIGSTOP)
         rows = host.score([group("abcd")], step=0, split="train")
         assert [row[0].outcome for row in rows] == [Outcome.OK, Outcome.KILLED, Outcome.OK, Outcome.OK]
     assert processes_with(str(tmp_path)) == []
@@ -353,7 +354,9 @@ import os, sys
 from pathlib import Path
 from runner.rewards.contract import GroupCall
 from runner.rewards.host import RewardHost
-host = RewardHost(Path(sys.argv[1]), seed=0, scratch=Path(sys.argv[3]))
+from runner.rewards.sandbox import Sandbox, Settings
+settings = Settings(sandbox=Sandbox(subprocess=True))
+host = RewardHost(Path(sys.argv[1]), seed=0, scratch=Path(sys.argv[3]), settings=settings)
 if sys.argv[2] == "forked" and os.fork() == 0:  # it holds the trainer's descriptors
     os.chdir("/")
     import time; time.sleep(3); os._exit(0)
@@ -389,4 +392,7 @@ def test_a_trainer_killed_with_9_leaves_nothing_within_a_second(tmp_path: Path, 
 
 
 def _is_reward(pid: int) -> bool:
-    return "-c" not in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    try:
+        return "-c" not in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return False  # it has just gone

@@ -1,6 +1,7 @@
 """The JSON Schema is the model's shape; shape the one refuses the other refuses; the checked-in files are current."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,17 +70,24 @@ def number(node: Any) -> st.SearchStrategy[Any]:
 
 
 def text(node: Any) -> st.SearchStrategy[Any]:
-    forms = {"py:": ["r.py:f", "a/b.py:_g1"], "s|m": ["5m", "90s"], "{0,63}": ["a", "b.c"]}
+    forms = {
+        "^[A-Za-z_]": ["KEY", "a_1"],
+        "py:": ["r.py:f", "a/b.py:_g1"],
+        "s|m": ["5m", "90s"],
+        "{0,63}": ["a", "b.c"],
+    }
     found = [values for part, values in forms.items() if part in node.get("pattern", "")]
     return st.sampled_from(found[0] if found else ["a", "reward", "rewards/a/mean", "rewards/x/mean"])
 
 
 def section(node: Any) -> st.SearchStrategy[Any]:
     if "patternProperties" in node:
-        (inner,) = node["patternProperties"].values()
-        return st.dictionaries(st.sampled_from(["a", "b", "c-1"]), valid(inner), min_size=node.get("minProperties", 0))
+        ((pattern, inner),) = node["patternProperties"].items()
+        names = [name for name in ("a", "b", "c-1") if re.search(pattern, name)]
+        return st.dictionaries(st.sampled_from(names), valid(inner), min_size=node.get("minProperties", 0))
     if "properties" not in node:
-        return st.dictionaries(st.text(max_size=3), valid(node["additionalProperties"]), max_size=2)
+        inner = node["additionalProperties"]
+        return st.dictionaries(st.text(max_size=3), SCALARS if inner is True else valid(inner), max_size=2)
     required = {name: valid(inner) for name, inner in node["properties"].items() if name in node.get("required", ())}
     rest = {name: valid(inner) for name, inner in node["properties"].items() if name not in required}
     return st.fixed_dictionaries(required, optional=rest)

@@ -21,7 +21,7 @@ LEGAL = {
     ("starting", "held"),
     ("running", "succeeded"), ("running", "failed"), ("running", "cancelled"), ("running", "timed_out"),
     ("running", "queued"), ("running", "held"),
-    ("held", "queued"), ("held", "cancelled"),
+    ("held", "queued"), ("held", "cancelled"), ("held", "held"),
 }  # fmt: skip
 WAY: dict[State, list[State]] = {
     State.QUEUED: [],

@@ -135,3 +135,20 @@ def test_a_state_file_cut_short_counts_as_missing(tmp_path: Path) -> None:
     rebuild(path)
     with Store.open(path) as store:
         assert store.run(run).state is State.QUEUED
+
+
+def test_the_folder_of_a_submission_that_was_cut_off_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    path = tmp_path / "runner.db"
+    with Store.open(path) as store:
+        run = start(store)
+    record = json.loads((tmp_path / f"runs/{run}/run.json").read_text())
+    cut_off = tmp_path / "runs/countdown-9"
+    cut_off.mkdir()
+    (cut_off / "run.json").write_text(
+        json.dumps({**record, "id": "countdown-9", "created_at": record["created_at"] + 1})
+    )
+    (tmp_path / f"runs/{run}/attempts/0001").mkdir(parents=True)
+    made = rebuild(path)
+    assert made.runs == 1 and "countdown-9: left by a submission that was cut off" in made.problems[0]
+    with Store.open(path) as store:
+        assert rows(store, "SELECT id FROM runs") == [(run,)]

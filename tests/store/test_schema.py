@@ -21,7 +21,7 @@ SPAWN = multiprocessing.get_context("spawn")
 def test_a_new_database_is_in_wal_mode_and_carries_our_application_id(store: Store) -> None:
     assert rows(store, "PRAGMA journal_mode") == [("wal",)]
     assert rows(store, "PRAGMA application_id") == [(APPLICATION_ID,)]
-    assert rows(store, "SELECT name FROM _sqlite_migrations") == [("m001_initial",)]
+    assert rows(store, "SELECT name FROM _sqlite_migrations") == [("m001_initial",), ("m002_lookups",)]
     assert rows(store, "PRAGMA synchronous") == [(2,)]
 
 

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from runner.backends.trl.model import device
 from runner.backends.trl.settings import batching
 from runner.grpo.run import Run
-from runner.grpo.types import Completion
+from runner.grpo.types import Completion, Example
 from runner.journal.events import Difference
 from runner.spec.errors import Finding
 from runner.spec.model import JobSpec
@@ -34,10 +34,12 @@ NEEDED = {
 class TRLBackend:
     """`Backend` over TRL's GRPOTrainer: on the GPU, or on the CPU where `RUNNER_DEVICE=cpu` insists."""
 
-    def check(self, job: JobSpec) -> list[Finding]:
+    def check(self, job: JobSpec, train: Sequence[Example] = (), held_out: Sequence[Example] = ()) -> list[Finding]:
         return _packages() or [*_device(job), *_job(job)]
 
-    def differences(self, job: JobSpec) -> list[Difference]:
+    def differences(
+        self, job: JobSpec, train: Sequence[Example] = (), held_out: Sequence[Example] = ()
+    ) -> list[Difference]:
         return []
 
     def train(self, job: JobSpec, run: Run) -> None:

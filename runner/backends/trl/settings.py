@@ -112,9 +112,9 @@ def _loss_values(grpo: Grpo) -> dict[str, Any]:
         "loss_type": grpo.loss_type,
         "importance_sampling_level": grpo.importance_sampling_level,
         "scale_rewards": grpo.scale_rewards,
+        "multi_objective_aggregation": grpo.multi_objective_aggregation,
         "mask_truncated_completions": grpo.mask_truncated_completions,
         # not in the job: pinned, because TRL has changed these within 1.x
-        "multi_objective_aggregation": "sum_then_normalize",
         "use_bias_correction_kl": True,
         "top_entropy_quantile": 1.0,
         "entropy_coef": 0.0,

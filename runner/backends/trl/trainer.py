@@ -20,9 +20,10 @@ from trl import GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from runner.backends.trl.engine import EngineCheck
 from runner.backends.trl.model import token_ids
-from runner.grpo.advantages import EPSILON, ScaleRewards, std
+from runner.grpo.advantages import EPSILON, normalized_sums, std
 from runner.grpo.run import Run
 from runner.grpo.types import Completion, Example, Group, Scored, Split
+from runner.spec.model import Grpo
 
 STATE_FILE = "grpo_state.pt"
 TOLERANCE = 1e-3
@@ -160,7 +161,9 @@ class RunTrainer(GRPOTrainer):
         """The batch as groups. Equal prompts lie together, `num_generations` of them, in the order of the rows."""
         ended = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         every = [
-            Completion(text=text, n_tokens=len(tokens), finish="eos" if tokens[-1] in ended else "length")
+            Completion(
+                text=text, n_tokens=len(tokens), finish="eos" if tokens[-1] in ended else "length", ids=tuple(tokens)
+            )
             for text, tokens in zip(completions, ids, strict=True)
         ]
         size = self.num_generations if split == "train" else self.num_generations_eval
@@ -177,7 +180,7 @@ class RunTrainer(GRPOTrainer):
             assert self._scored is not None
             try:
                 difference = check_advantages(
-                    self._scored, output["advantages"].tolist(), self.num_generations, self.run.job.grpo.scale_rewards
+                    self._scored, output["advantages"].tolist(), self.num_generations, self.run.job.grpo
                 )
             except AdvantageMismatch as mismatch:
                 raise AdvantageMismatch(f"step {self.state.global_step + 1}, {mismatch}") from None
@@ -253,18 +256,15 @@ class RunTrainer(GRPOTrainer):
             self._step, self._buffered_inputs = state["_step"], state["_buffered_inputs"]
 
 
-def check_advantages(scored: Scored, theirs: Sequence[float], group_size: int, scale: ScaleRewards) -> float:
+def check_advantages(scored: Scored, theirs: Sequence[float], group_size: int, grpo: Grpo) -> float:
     """Largest difference between TRL's advantages and ours.
 
     Raises AdvantageMismatch beyond TOLERANCE and what float32 can lose: a few units in the last place of the largest
     sum of a reward's terms, divided by what the advantage is divided by.
     """
-    lost = FLOAT32_LOSS * max(_terms(scored.weights, row) for row in scored.values)
     differences = [abs(a - b) for a, b in zip(scored.advantages, theirs, strict=True)]
-    for i, (difference, divisor) in enumerate(
-        zip(differences, _divisors(scored.rewards, group_size, scale), strict=True)
-    ):
-        allowed = TOLERANCE + lost / divisor
+    for i, (difference, lost) in enumerate(zip(differences, _lost(scored, group_size, grpo), strict=True)):
+        allowed = TOLERANCE + lost
         if not difference <= allowed:  # so written, NaN is beyond
             raise AdvantageMismatch(
                 f"completion {i}: TRL's advantage is {theirs[i]!r}, ours {scored.advantages[i]!r} (reward "
@@ -273,16 +273,35 @@ def check_advantages(scored: Scored, theirs: Sequence[float], group_size: int, s
     return max(differences)
 
 
+def _lost(scored: Scored, group_size: int, grpo: Grpo) -> list[float]:
+    """What float32 may lose of each advantage; see `runner.grpo.advantages` for the divisors."""
+    if grpo.multi_objective_aggregation == "normalize_then_sum":
+        sums = normalized_sums(scored.values, scored.weights, group_size)
+        columns = [[row[f] for row in scored.values] for f in range(len(scored.weights))]
+        lost = [
+            [abs(weight) * _largest(column) / divisor for divisor in _divisors(column, group_size)]
+            for weight, column in zip(scored.weights, columns, strict=True)
+        ]
+        whole = _divisors(sums, len(sums))
+        return [FLOAT32_LOSS * sum(row) / divisor for *row, divisor in zip(*lost, whole, strict=True)]
+    largest = FLOAT32_LOSS * max(_terms(scored.weights, row) for row in scored.values)
+    if grpo.scale_rewards == "none":
+        return [largest] * len(scored.rewards)
+    size = group_size if grpo.scale_rewards == "group" else len(scored.rewards)
+    return [largest / divisor for divisor in _divisors(scored.rewards, size)]
+
+
+def _largest(column: Sequence[float | None]) -> float:
+    return max((abs(value) for value in column if value is not None), default=0.0)
+
+
 def _terms(weights: Sequence[float], row: Sequence[float | None]) -> float:
     return sum(abs(weight * value) for weight, value in zip(weights, row, strict=True) if value is not None)
 
 
-def _divisors(rewards: Sequence[float | None], group_size: int, scale: ScaleRewards) -> list[float]:
-    """What each advantage is divided by; see `runner.grpo.advantages`."""
-    if scale == "none":
-        return [1.0] * len(rewards)
-    size = group_size if scale == "group" else len(rewards)
-    spreads = [std(rewards[start : start + size]) for start in range(0, len(rewards), size)]
+def _divisors(values: Sequence[float | None], size: int) -> list[float]:
+    """Spread of each value's part of `size`, with ε."""
+    spreads = [std(values[start : start + size]) for start in range(0, len(values), size)]
     return [EPSILON + (0.0 if math.isnan(spread) else spread) for spread in spreads for _ in range(size)]
 
 

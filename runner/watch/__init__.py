@@ -1,0 +1,1 @@
+"""`runner watch`: the folder `jobs/` is the queue."""

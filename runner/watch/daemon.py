@@ -1,0 +1,226 @@
+"""`runner watch`: looks at the folder, looks after the runs, starts what can start, and again.
+
+Nothing in this process is needed by a run: each has a supervisor of its own. So the watch may be killed, upgraded or
+started anew at any moment; the next one finds everything in the run folders and the database.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from runner.api import EnvironmentUnfit
+from runner.journal.states import Reason, State
+from runner.queue import local
+from runner.queue.home import Home
+from runner.queue.jobs import BackendName
+from runner.queue.retry import seconds
+from runner.store.errors import SlotTaken, StoreUnavailable
+from runner.watch import machine, metrics
+from runner.watch.admission import Admission, Waiting
+from runner.watch.config import read_config
+from runner.watch.desk import Desk
+from runner.watch.hints import Hints
+from runner.watch.keeper import Keeper
+from runner.watch.lock import take_lock
+from runner.watch.log import Log
+from runner.watch.notify import Notifier
+from runner.watch.upkeep import Backups, open_sound
+from runner.watch.wake import Wake
+
+LOOK_SECONDS = 2.0
+"""The folder is looked at so often, whatever the notifications say."""
+BETWEEN_LOOKS_SECONDS = 0.2
+BUSY_SECONDS = 0.25
+"""Pause between two rounds while runs are alive: their journals are read."""
+ADMIT_SECONDS = 1.0
+TROUBLE_SECONDS = 5.0
+SECOND_THOUGHTS_SECONDS = 5.0
+"""So long a Ctrl-C waits for another one, which stops the runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    backend: BackendName = "trl"
+    once: bool = False
+    """Ends when everything in the folder has been run."""
+    stop_jobs: bool = False
+    """The first signal already stops the runs, with a checkpoint."""
+    metrics_port: int | None = None
+
+
+class Watch:
+    """One watch over one home; holds the lock from its making to the end of the process."""
+
+    def __init__(self, home: Home, options: Options, log: Log) -> None:
+        self._home, self._options, self._log = home, options, log
+        _refuse_network(home)
+        home.state.mkdir(exist_ok=True)
+        self._lock = take_lock(home)
+        config = read_config(home)
+        self._notifier = Notifier(config.notify)
+        log.listen(self._notifier)
+        self._store, rebuilt = open_sound(home)
+        if rebuilt is not None:
+            log("database_rebuilt", level="error", runs=rebuilt.runs, old=str(rebuilt.old), problems=rebuilt.problems)
+        self._wake = Wake()
+        self._hints = Hints(home.jobs, self._wake.set)
+        self._desk = Desk(home, self._store, options.backend, log)
+        self._keeper = Keeper(home, self._store, self._desk, config, log)
+        self._admission = Admission(home, self._store, self._desk, self._keeper, config, log)
+        self._backups = Backups(home, seconds(config.backup_every), log)
+        self._gauges = metrics.Gauges()
+        self._alive: list[str] = []
+        self._waiting = Waiting()
+        self._stopped: dict[str, int] = {}
+        self._looked_at = self._admitted_at = float("-inf")
+        self._quiet_until: float | None = None
+        self._in_trouble = False
+
+    def run(self) -> int:
+        """Until a signal, or (once) until everything has been run. The exit code."""
+        self._wake.catch_signals()
+        self._adopt()
+        if self._options.metrics_port is not None:
+            port, _ = metrics.serve(self._home, self._gauges, self._options.metrics_port)
+            self._log("metrics", address=f"http://127.0.0.1:{port}/metrics")
+        notified = self._hints.arm()
+        how = "notifications and every 2 s" if notified else "every 2 s"
+        self._log("ready", home=str(self._home.path), backend=self._options.backend, looks=how, pid=os.getpid())
+        try:
+            return self._loop()
+        finally:
+            self._hints.stop()
+            self._notifier.close()
+
+    def _adopt(self) -> None:
+        began = time.monotonic()
+        self._alive = self._keeper.look()
+        if self._alive:
+            self._log("adopted", runs=" ".join(self._alive), seconds=round(time.monotonic() - began, 3))
+
+    def _loop(self) -> int:
+        woken = True
+        while True:
+            try:
+                code = self._wind_down() if self._wake.stops else self._round(woken)
+                self._in_trouble = False
+            except (StoreUnavailable, OSError) as error:
+                self._say_trouble(error)
+                code = None
+            if code is not None:
+                return code
+            woken = self._wake.wait(self._pause())
+
+    def _round(self, woken: bool) -> int | None:
+        now = time.monotonic()
+        fresh = woken or not self._desk.is_settled
+        if now - self._looked_at >= (BETWEEN_LOOKS_SECONDS if fresh else LOOK_SECONDS):
+            self._look(now)
+        before = self._alive
+        self._alive = self._keeper.look()
+        if self._alive != before or now - self._admitted_at >= ADMIT_SECONDS or self._looked_at == now:
+            self._admitted_at = now
+            self._waiting = self._admission.admit(self._alive)
+            self._alive = self._keeper.look()
+        self._backups.look()
+        return self._once_code() if self._options.once else None
+
+    def _look(self, now: float) -> None:
+        self._looked_at = now
+        self._hints.arm()
+        self._desk.look(self._hints.take())
+        self._gauges.looked_at, self._gauges.look_seconds = time.time(), time.monotonic() - now
+        self._gauges.jobs, self._gauges.invalid = len(self._desk.jobs), self._desk.invalid
+        self._gauges.free_bytes = machine.free_bytes(self._home.state)
+        self._gauges.notify_failures = self._notifier.failures
+
+    def _pause(self) -> float:
+        if self._in_trouble:
+            return TROUBLE_SECONDS
+        if self._alive or self._wake.stops:
+            return BUSY_SECONDS
+        if not self._desk.is_settled:
+            return BETWEEN_LOOKS_SECONDS
+        return max(0.0, self._looked_at + LOOK_SECONDS - time.monotonic()) if not self._waiting.runs else ADMIT_SECONDS
+
+    def _say_trouble(self, error: Exception) -> None:
+        if not self._in_trouble:
+            hint = "the runs go on; tried again every 5 s"
+            self._log("store_unavailable", level="error", error=str(error), hint=hint)
+        self._in_trouble = True
+
+    # Ends
+
+    def _once_code(self) -> int | None:
+        """When nothing is left that could run: 0 if all of it has succeeded, else 1."""
+        if not self._desk.is_settled or self._alive or self._waiting.runs > self._waiting.stuck:
+            return None
+        if self._keeper.retry_now():
+            return None
+        failed = [run_id for run_id, state in self._keeper.ended.items() if state is not State.SUCCEEDED]
+        wrong = self._desk.invalid + self._waiting.stuck + self._desk.away + len(failed)
+        passed = len(self._keeper.ended) - len(failed)
+        self._log("done", passed=passed, failed=len(failed), invalid=self._desk.invalid, waiting=self._waiting.stuck)
+        return 1 if wrong else 0
+
+    def _wind_down(self) -> int | None:
+        """Nothing new is started. The first signal leaves the runs alone, the second stops them with a checkpoint, the
+        third ends them at once."""
+        stops = len(self._wake.stops) + self._options.stop_jobs
+        self._alive = self._keeper.look()
+        if stops == 1:
+            return self._leave()
+        for run_id in self._alive:
+            self._stop(run_id, times=min(stops - 1, 2))
+        if self._alive:
+            return None
+        self._put_back(self._stopped)
+        self._log("stopped", runs=" ".join(self._stopped) or None)
+        return self._signal_code()
+
+    def _leave(self) -> int | None:
+        if not self._alive:
+            self._log("stopped")
+            return self._signal_code()
+        patient = self._wake.stops[0] == signal.SIGINT
+        if self._quiet_until is None:
+            self._quiet_until = time.monotonic() + (SECOND_THOUGHTS_SECONDS if patient else 0)
+            hint = "they go on by themselves and the next watch takes them up"
+            again = "; Ctrl-C again within 5 s stops them with a checkpoint" if patient else ""
+            self._log("left_running", runs=" ".join(self._alive), hint=hint + again)
+        return self._signal_code() if time.monotonic() >= self._quiet_until else None
+
+    def _stop(self, run_id: str, times: int) -> None:
+        """A run's first stop asks for a checkpoint, its second ends it."""
+        if self._stopped.get(run_id, 0) >= times:
+            return
+        self._log("stopping" if times == 1 else "killing", run=run_id)
+        self._stopped[run_id] = times
+        local.stop(self._home.run(run_id), self._store.attempts(run_id)[-1].n)
+
+    def _put_back(self, run_ids: Iterable[str]) -> None:
+        """Runs that only this watch's end has stopped wait for the next one."""
+        for run_id in run_ids:
+            run = self._store.run(run_id)
+            if run.state is State.HELD and run.reason is Reason.STOPPED and run.want == "run":
+                detail = "stopped with the watch; the next one goes on with it"
+                with suppress(SlotTaken):
+                    self._store.transition(run_id, State.QUEUED, Reason.WAITING, detail)
+
+    def _signal_code(self) -> int:
+        return 128 + self._wake.stops[0] if self._options.once else 0
+
+
+def _refuse_network(home: Home) -> None:
+    for folder in (home.jobs, home.state):
+        kind = machine.file_system(folder)
+        if machine.is_network(kind):
+            raise EnvironmentUnfit(
+                f"{folder} is on a network file system ({kind}): its locks and SQLite's log can't be relied on there. "
+                "Put the folder that holds jobs/ on a local disk and name it with --home."
+            )

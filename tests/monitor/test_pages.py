@@ -1,0 +1,59 @@
+"""The built pages, without a browser: they are what the sources make, small, and ask nobody else for anything."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+from pathlib import Path
+
+PAGES = Path(__file__).parents[2] / "runner" / "monitor" / "pages"
+DIST = PAGES / "dist"
+OUTSIDE_SRC = ("index.html", "package.json", "package-lock.json", "tsconfig.json", "vite.config.mjs")
+
+
+def test_the_bundle_was_made_from_these_sources() -> None:
+    inside = [path.relative_to(PAGES).as_posix() for path in (PAGES / "src").rglob("*") if path.is_file()]
+    found = hashlib.sha256()
+    for path in sorted([*OUTSIDE_SRC, *inside]):
+        found.update(f"{path}\0".encode() + (PAGES / path).read_bytes() + b"\0")
+
+    stamp = json.loads((DIST / "sources.json").read_text())
+
+    assert stamp == {"sha256": found.hexdigest()}, "`make pages` builds runner/monitor/pages/dist/ again"
+
+
+def test_the_page_names_files_that_are_there_and_no_others_lie_about() -> None:
+    named = set(re.findall(r'(?:src|href)="\./(assets/[^"]+)"', (DIST / "index.html").read_text()))
+    built = {path.relative_to(DIST).as_posix() for path in (DIST / "assets").iterdir()}
+
+    assert named == built
+    assert {Path(name).suffix for name in named} == {".js", ".css", ".svg"}
+
+
+def test_the_bundle_weighs_at_most_60_kib_gzipped() -> None:
+    sizes = {path.name: len(gzip.compress(path.read_bytes())) for path in (DIST / "assets").iterdir()}
+
+    assert sum(sizes.values()) <= 60 * 1024, sizes
+
+
+def test_the_bundle_names_no_other_host() -> None:
+    text = "".join(path.read_text() for path in [DIST / "index.html", *(DIST / "assets").iterdir()])
+
+    hosts = set(re.findall(r"(?:https?:)?//([a-z0-9.-]+\.[a-z]{2,})", text))
+
+    assert hosts <= {"www.w3.org"}  # names of XML namespaces, never asked for
+
+
+def test_the_page_has_no_script_or_style_of_its_own() -> None:
+    page = (DIST / "index.html").read_text()
+
+    assert re.findall(r"<script(?![^>]*\bsrc=)", page) == []
+    assert re.findall(r"<style|\bstyle=|\bon[a-z]+=", page) == []
+
+
+def test_the_lock_file_names_no_registry() -> None:
+    lock = json.loads((PAGES / "package-lock.json").read_text())
+
+    assert [name for name, package in lock["packages"].items() if "resolved" in package] == []
