@@ -41,7 +41,7 @@ from runner.rewards.processes import (
     readable_stack,
 )
 from runner.rewards.sandbox import Settings
-from runner.rewards.schedule import STEAL_SECONDS, messages, steal
+from runner.rewards.schedule import STEAL_SECONDS, messages, nap, steal
 from runner.rewards.teams import teams_of
 from runner.rewards.texts import hide
 
@@ -245,6 +245,8 @@ class RewardHost:
     # ------------------------------------------------------------------------------------------------ answers in
 
     def _listen(self) -> None:
+        if seconds := nap(self._workers, self._pace):
+            time.sleep(seconds)
         now = time.monotonic()
         patience = min([self._batch.next_start(now), *(self._due(worker) - now for worker in self._workers)])
         for key, events in self._selector.select(min(max(patience, 0), STEAL_SECONDS)):
