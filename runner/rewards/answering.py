@@ -113,8 +113,8 @@ def prepare(loaded: Loaded, request: dict[str, Any], index: int, position: int, 
     """A call of the function `index` on one of the request's completions; seeds the generators for it."""
     completion = request["completions"][position]
     place = f"{seed}/{request['step']}/{request['split']}/{request['group']}/{completion[0]}/{loaded.names[index]}"
-    number = seed_generators(place)
-    ctx = Ctx(request, position, number) if loaded.takes_ctx[index] else None
+    seed_generators(place)
+    ctx = Ctx(request, position, number_of(place)) if loaded.takes_ctx[index] else None
     arguments = (request["prompt"], completion[1], fresh(request["example"]))
     return Prepared(loaded.functions[index], arguments, {} if ctx is None else {"ctx": ctx}, ctx)
 
@@ -195,18 +195,20 @@ def _finish(awaitable: Any) -> Any:
 _loop: Any = None
 
 
-def seed_generators(key: str) -> int:
+def seed_generators(key: str) -> None:
     """The same numbers for the same call, whichever worker runs it and however often. Seeding takes longer than all
     else that we do for a call, so what nobody has imported is left alone (`SeedOnImport`)."""
     global _key
     _key = key
     if "random" in sys.modules:
         sys.modules["random"].seed(key)
-    number = zlib.crc32(key.encode())
     numpy = sys.modules.get("numpy")
     if numpy is not None and hasattr(numpy, "random"):
-        numpy.random.seed(number)
-    return number
+        numpy.random.seed(number_of(key))
+
+
+def number_of(key: str) -> int:
+    return zlib.crc32(key.encode())
 
 
 _key = ""

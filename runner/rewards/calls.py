@@ -6,9 +6,10 @@ import heapq
 import json
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import msgspec
+from msgspec.structs import replace
 
 from runner.rewards.bundle import Function
 from runner.rewards.cache import Cache
@@ -22,6 +23,8 @@ MESSAGE_SECONDS = 0.02
 """Expected work in one message: long enough to hide the round trip, short enough to keep workers evenly busy."""
 MESSAGE_CALLS = 64
 MESSAGE_BYTES = 256 << 10
+
+OUTCOMES = {outcome.value: outcome for outcome in Outcome} | {"retry": Outcome.EXCEPTION}
 
 
 @dataclass(slots=True)
@@ -226,7 +229,7 @@ class Batch:
         score = Score(
             name=function.name,
             value=said.value,
-            outcome=Outcome.EXCEPTION if said.outcome == "retry" else Outcome(said.outcome),
+            outcome=OUTCOMES[said.outcome],
             reason=said.reason and clean(said.reason),
             error=said.error and clean(said.error + tried),
             output=said.output and clean(said.output),
@@ -283,7 +286,7 @@ class Batch:
 
     def _set(self, call: Call, score: Score) -> None:
         """The one score of the call. `on_error: zero` gives an error its 0.0 here."""
-        if score.outcome.is_error and self._functions[call.function].on_error == "zero":
+        if self._functions[call.function].on_error == "zero" and score.outcome.is_error:
             score = replace(score, value=0.0)
         assert self._scores[call.number] is None, "one score per call"
         self._scores[call.number] = score

@@ -245,7 +245,7 @@ class RewardHost:
     # ------------------------------------------------------------------------------------------------ answers in
 
     def _listen(self) -> None:
-        if seconds := nap(self._workers, self._pace):
+        if seconds := nap(self._batch, self._workers, self._pace):
             time.sleep(seconds)
         now = time.monotonic()
         patience = min([self._batch.next_start(now), *(self._due(worker) - now for worker in self._workers)])
@@ -291,7 +291,8 @@ class RewardHost:
         call = worker.call(said.number)
         if call is None:
             raise ProtocolError("an answer to another call")
-        self._pace[call.function] += 0.2 * (said.seconds - self._pace[call.function])
+        pace = self._pace[call.function]
+        self._pace[call.function] = pace + 0.2 * (said.seconds - pace)
         if said.outcome == "killed":
             self._batch.fail(call, Outcome.KILLED, death_of_fork(said, self._folder), said.output, said.seconds)
         else:

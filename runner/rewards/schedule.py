@@ -12,7 +12,7 @@ from runner.rewards.teams import Mode, Team
 
 STEAL_SECONDS = 0.05
 """A call that runs so long has the calls behind it taken away, when another worker is idle."""
-NAP_LEAST, NAP_MOST = 0.0001, 0.001
+NAP_LEAST, NAP_MOST = 0.00005, 0.001
 """Seconds."""
 
 
@@ -80,11 +80,11 @@ def _for_team(
                 busy += was_idle
 
 
-def nap(workers: Sequence[Worker], pace: Sequence[float]) -> float:
-    """Seconds in which nobody will run out of calls, so that their answers can gather: to be woken for each would take
-    longer than a fast call. 0 where it isn't worth it."""
-    work = [worker.work(pace) for worker in workers if worker.messages]
-    seconds = min(min(work, default=0.0) / 2, NAP_MOST)
+def nap(batch: Batch, workers: Sequence[Worker], pace: Sequence[float]) -> float:
+    """Seconds in which no worker waits for the host, so that answers can gather: to be woken for each of them would
+    take longer than a fast call. 0 where it isn't worth it."""
+    work = min((worker.work(pace) for worker in workers if worker.messages), default=0.0)
+    seconds = min(work / 2 if any(batch.waiting.values()) else work, NAP_MOST)
     return seconds if seconds >= NAP_LEAST else 0.0
 
 

@@ -48,29 +48,31 @@ class Capture:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._at = 0
+        """Where the file was written to when the last call ended."""
         self._out = self._err = _stream(1)
 
     def begin(self) -> None:
         """Empties the file and undoes what the last call did to the streams."""
-        at = os.lseek(self._fd, 0, os.SEEK_CUR)
-        if not (self._writes_to(1, at) and self._writes_to(2, at)):
+        if not (self._is_ours(1) and self._is_ours(2)):
             os.dup2(self._fd, 1)
             os.dup2(self._fd, 2)
-        if at != OUTPUT_STARTS:
+            self._at = os.lseek(self._fd, 0, os.SEEK_CUR)
+        if self._at != OUTPUT_STARTS:
             os.ftruncate(self._fd, 0)
-            os.lseek(self._fd, OUTPUT_STARTS, os.SEEK_SET)
+            self._at = os.lseek(self._fd, OUTPUT_STARTS, os.SEEK_SET)
         if _is_closed(self._out) or _is_closed(self._err):
             self._out, self._err = _stream(1), _stream(2)
         sys.stdout, sys.stderr = self._out, self._err
 
     def text(self) -> str | None:
-        printed = os.lseek(self._fd, 0, os.SEEK_CUR) != OUTPUT_STARTS
-        return read_capture(self._fd, start=OUTPUT_STARTS) if printed else None
+        self._at = os.lseek(self._fd, 0, os.SEEK_CUR)
+        return read_capture(self._fd, start=OUTPUT_STARTS) if self._at != OUTPUT_STARTS else None
 
-    def _writes_to(self, fd: int, at: int) -> bool:
-        """Whether the descriptor is at the same place in its file as ours: to ask costs a sixth of `dup2`."""
+    def _is_ours(self, fd: int) -> bool:
+        """Whether the descriptor is at the place in its file where ours is: to ask takes a sixth of a `dup2`."""
         try:
-            return at > 0 and os.lseek(fd, 0, os.SEEK_CUR) == at
+            return os.lseek(fd, 0, os.SEEK_CUR) == self._at
         except OSError:
             return False
 
