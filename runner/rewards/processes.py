@@ -127,15 +127,20 @@ class Worker:
 
     def call(self, number: int) -> Call | None:
         """The call that an answer with this number is to; None if it can't be."""
-        current = self.current
-        if current is None or current.number == number:
-            return current
-        others = self.messages if self.runs_together else ()
-        return next((message[0] for message in others if message[0].number == number), None)
+        for message in self.messages:
+            if message[0].number == number:
+                return message[0]
+            if not self.runs_together:
+                break
+        return None
 
     def work(self, pace: Sequence[float]) -> float:
         """Seconds that its unanswered calls may take. `pace`: of a call, by function."""
-        return sum(pace[call.function] + CALL_SECONDS for message in self.messages for call in message)
+        if self.team is None:
+            return 0.0
+        functions = self.team.functions
+        mean = sum(pace[function] for function in functions) / len(functions)
+        return sum(map(len, self.messages)) * (mean + CALL_SECONDS)
 
     def is_idle_for(self, team: Team) -> bool:
         """Whether a message of the team would be worked on at once."""
@@ -188,14 +193,15 @@ class Worker:
 
     def answered(self, call: Call) -> None:
         """The call is answered; the next one runs from now."""
-        if self.current is call:
-            self.messages[0].popleft()
-            if not self.messages[0]:
+        first = self.messages[0]
+        if first[0] is call:
+            first.popleft()
+            if not first:
                 self.messages.popleft()
         else:
             self.messages.remove(deque([call]))
         if self.state is not State.DYING:
-            self.enter(State.READY)
+            self.state, self.since = State.READY, time.monotonic()
 
     def unstarted(self) -> list[Call]:
         """The calls behind the current one."""
