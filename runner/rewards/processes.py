@@ -317,7 +317,7 @@ class Zygote:
                     break
             report = hello(frames[0]) if frames else Hello(error=self._exit_text())
         except TimeoutError:
-            report = Hello(error=self._hang_text(output))
+            report = self._hang(output)
         except ProtocolError as error:
             report = Hello(error=f"the import wrote to the runner's channel: {error}")
         if report.error is not None:
@@ -332,13 +332,15 @@ class Zygote:
         self._process.wait()
         return f"the import ended its process: it {how_it_ended(self._process.returncode)}"
 
-    def _hang_text(self, output: int) -> str:
+    def _hang(self, output: int) -> Hello:
         printed = os.fstat(output).st_size
         self._process.send_signal(signal.SIGUSR1)
         time.sleep(0.1)
         stack = readable_stack(os.pread(output, 16384, printed).decode(errors="replace"), self._folder)
         os.ftruncate(output, printed)
-        return f"the import took longer than {START_SECONDS:g} s{stack}"
+        text = f"the import took longer than {START_SECONDS:g} s{stack}"
+        place = re.search(r"^  ([^/<].*):(\d+) in ", stack, re.MULTILINE)
+        return Hello(error=text, file=place[1], line=int(place[2])) if place else Hello(error=text)
 
 
 def environment(scratch: Path) -> dict[str, str]:
