@@ -57,6 +57,14 @@ def _of(function: Function, *, is_live: bool) -> RewardInForce:
 
 
 def _of_spec(spec: Mapping[str, Any]) -> list[RewardInForce]:
-    fields = ("weight", "trusted", "on_error")
-    rewards: dict[str, dict[str, Any]] = spec["rewards"]
-    return [RewardInForce(name=name, **{field: reward[field] for field in fields}) for name, reward in rewards.items()]
+    """`spec` may be one that another release recorded."""
+    rewards: dict[str, dict[str, Any]] = spec.get("rewards", {})
+    return [
+        RewardInForce(
+            name=name,
+            weight=reward.get("weight", 1.0),
+            trusted=reward.get("trusted", False),
+            on_error=reward.get("on_error", "mask"),
+        )
+        for name, reward in rewards.items()
+    ]
