@@ -50,7 +50,7 @@ class _Chosen(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         p = x.softmax(-1)
-        total = x.logsumexp(-1)
+        total = x.amax(-1) - p.amax(-1).log()  # log Σ e^x: the greatest p = e^x / Σ e^x never vanishes
         ctx.save_for_backward(p, ids)
         entropy = total - (p * x).sum(-1)
         ctx.mark_non_differentiable(entropy)

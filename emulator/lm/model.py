@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from emulator.lm.config import LlamaConfig
+from emulator.lm.ops import heads, rms_norm, swiglu
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values of one layer, each [rows, key-value heads, positions, head size]."""
@@ -72,35 +73,25 @@ class Block(nn.Module):
         self.down = nn.Parameter(torch.empty(config.hidden_size, config.intermediate_size))
 
     def forward(self, x: Tensor, rope: KeyValue, mask: Tensor | None, layer: int, memory: Memory) -> Tensor:
-        x = x + self._attend(F.rms_norm(x, x.shape[-1:], self.norm1, self.config.eps), rope, mask, layer, memory)
-        gate, up = F.linear(F.rms_norm(x, x.shape[-1:], self.norm2, self.config.eps), self.gate_up).chunk(2, -1)
-        return x + F.linear(F.silu(gate) * up, self.down)
+        x = x + self._attend(rms_norm(x, self.norm1, self.config.eps), rope, mask, layer, memory)
+        return x + F.linear(swiglu(F.linear(rms_norm(x, self.norm2, self.config.eps), self.gate_up)), self.down)
 
     def _attend(self, x: Tensor, rope: KeyValue, mask: Tensor | None, layer: int, memory: Memory) -> Tensor:
         c, (rows, length, _) = self.config, x.shape
-        heads = F.linear(x, self.qkv).view(rows, length, c.heads + 2 * c.kv_heads, c.head_dim).transpose(1, 2)
-        turned = _rotate(heads[:, : c.heads + c.kv_heads], rope)
-        query, key = turned[:, : c.heads], turned[:, c.heads :]
-        keys, values = memory.extend(layer, key, heads[:, c.heads + c.kv_heads :])
+        query, key, value = heads(F.linear(x, self.qkv), *rope, (c.heads, c.kv_heads, c.head_dim))
+        keys, values = memory.extend(layer, key, value)
         mixed = _mix(query, keys, values, mask)
         return F.linear(mixed.transpose(1, 2).reshape(rows, length, c.heads * c.head_dim), self.out)
 
 
 def _mix(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     """Attention. One query a row, as in generation, is quicker as two plain products over the heads of a group."""
-    rows, heads, length, size = query.shape
+    rows, count, length, size = query.shape
     groups = keys.shape[1]
     if length > 1 or mask is None:
-        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, enable_gqa=heads != groups)
-    scores = torch.matmul(query.view(rows, groups, heads // groups, size), keys.transpose(2, 3)) * size**-0.5
-    return torch.matmul((scores + mask).softmax(-1), values).view(rows, heads, 1, size)
-
-
-def _rotate(x: Tensor, rope: KeyValue) -> Tensor:
-    """Rotary position embedding (Su et al. 2021) in Hugging Face's layout: pairs are (i, i + half)."""
-    cos, sin = rope
-    first, second = x.chunk(2, -1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, enable_gqa=count != groups)
+    scores = torch.matmul(query.view(rows, groups, count // groups, size), keys.transpose(2, 3))
+    return torch.matmul(torch.add(mask, scores, alpha=size**-0.5).softmax(-1), values).view(rows, count, 1, size)
 
 
 class Llama(nn.Module):
@@ -124,7 +115,7 @@ class Llama(nn.Module):
         x = F.embedding(ids, self.embed)
         for layer, block in enumerate(self.blocks):
             x = block(x, rope, mask, layer, memory)
-        return F.rms_norm(x, x.shape[-1:], self.norm, self.config.eps)
+        return rms_norm(x, self.norm, self.config.eps)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.head)

@@ -29,6 +29,7 @@ from emulator.lm.generate import generate
 from emulator.lm.lora import Adapter
 from emulator.lm.loss import TokenStats, clip_metrics, log_probabilities, masked_mean, row_weights, token_losses
 from emulator.lm.model import Llama, load_model, save_weights
+from emulator.lm.ops import keep_freed_memory
 from emulator.lm.tokens import Tokens
 from emulator.policy import Sampled, Sampling
 from runner.grpo.types import Example
@@ -74,6 +75,7 @@ class LmPolicy:
 
     def __init__(self, folder: Path, grpo: Grpo, *, lora: Lora | None = None, seed: int = 0, threads: int = 1) -> None:
         torch.set_num_threads(threads)
+        keep_freed_memory()
         self._folder, self._grpo = folder, grpo
         self._tokens = Tokens(folder)
         self.model = load_model(folder)
