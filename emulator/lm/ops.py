@@ -22,6 +22,8 @@ MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 """glibc's names of two settings (`mallopt`)."""
 LARGEST_BLOCK, LARGEST_REST = 2**25, 2**30
 """Bytes: blocks up to the first come from the heap; the heap keeps up to the second when all of it is free."""
+MOST_SCORES = 2**22
+"""Attention scores of one layer that are held at once."""
 
 
 def keep_freed_memory() -> None:
@@ -77,16 +79,17 @@ class _SwiGlu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         gate, up = x.chunk(2, -1)
-        ctx.save_for_backward(x)
-        return F.silu(gate).mul_(up)
+        opened = F.silu(gate)
+        ctx.save_for_backward(x, opened)
+        return opened * up
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
+        x, opened = ctx.saved_tensors
         gate, up = x.chunk(2, -1)
         dx = torch.empty_like(x)
         d_gate, d_up = dx.chunk(2, -1)
-        torch.mul(slopes[0], F.silu(gate), out=d_up)
+        torch.mul(slopes[0], opened, out=d_up)
         torch.ops.aten.silu_backward.grad_input(slopes[0] * up, gate, grad_input=d_gate)
         return dx
 
@@ -136,3 +139,47 @@ class _Heads(torch.autograd.Function):
         _turn(slopes[1], cos, sin, split[:, queries : queries + pairs], -1.0)
         split[:, queries + pairs :] = slopes[2]
         return dx.flatten(2), None, None, None
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Attention of queries [rows, heads, length, size] to keys and values [rows, key-value heads, positions, size].
+
+    `mask` [rows, 1, length, positions] is added to the scores. Short passes as two plain products over the heads of a
+    group; long ones by torch's own, which doesn't hold all scores at once.
+    """
+    rows, count, length, _ = query.shape
+    if rows * count * length * keys.shape[2] > MOST_SCORES:
+        return F.scaled_dot_product_attention(query, keys, values, mask, enable_gqa=count != keys.shape[1])
+    if torch.is_grad_enabled():
+        return cast(Tensor, _Attend.apply(query, keys, values, mask))
+    return _mix(query, keys, values, mask)[0]
+
+
+def _mix(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """What is attended to, and the probabilities [rows, key-value heads, heads of a group · length, positions]."""
+    (rows, count, length, size), groups = query.shape, keys.shape[1]
+    together = query.reshape(rows, groups, -1, size)
+    scores = torch.matmul(together, keys.transpose(2, 3)).view(rows, count, length, -1)
+    p = torch.add(mask, scores, alpha=size**-0.5).softmax(-1).view(rows, groups, -1, keys.shape[2])
+    return torch.matmul(p, values).view(query.shape), p
+
+
+class _Attend(torch.autograd.Function):
+    """With p = softmax(q·kᵀ/√d + mask), y = p·v and g = dy·vᵀ:  dv = pᵀ·dy,  ds = p·(g − Σ g·p),  dq = ds·k/√d,
+    dk = dsᵀ·q/√d."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        mixed, p = _mix(query, keys, values, mask)
+        ctx.save_for_backward(query, keys, values, p)
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        query, keys, values, p = ctx.saved_tensors
+        together = (*p.shape[:3], query.shape[-1])
+        dy, q = slopes[0].reshape(together), query.reshape(together)
+        ds = torch._softmax_backward_data(torch.matmul(dy, values.transpose(2, 3)), p, -1, p.dtype)  # pyright: ignore[reportPrivateUsage]
+        ds *= query.shape[-1] ** -0.5
+        dq = torch.matmul(ds, keys).view(query.shape)
+        return dq, torch.matmul(ds.transpose(2, 3), q), torch.matmul(p.transpose(2, 3), dy), None
