@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -340,20 +340,34 @@ def rerun(
     return _start(new, wait, detach)
 
 
-SHAPE = ("prompts_per_step", "num_generations", "generate_every", "num_iterations")
-"""Fields of `grpo:` that say where in its batch a checkpoint is."""
+SHAPE = (
+    *(f"grpo.{name}" for name in ("prompts_per_step", "num_generations", "generate_every", "num_iterations")),
+    *("lora", "lora.rank", "lora.target_modules"),
+)
+WHOSE = {True: ("emulator.policy", "emulator.model"), False: ("model",)}
+"""Fields that say where in its batch a checkpoint is and what weights it holds; and those for emulated runs, for real
+ones, that say of which model."""
 
 
 def _refuse_other_shape(run: RunHandle, checked: Checked) -> None:
-    """Raises StoreError when the job's batches no longer have the shape of the run whose checkpoint it goes on from."""
-    old = (read_json(run.home.run(run.id).spec_json) or {})["job"]["grpo"]
-    for name in SHAPE:
-        new = getattr(checked.job.grpo, name)
-        if new != old[name]:
+    """Raises StoreError when the checkpoint of that run is none that the job, as it is now, could go on from."""
+    old: dict[str, Any] = (read_json(run.home.run(run.id).spec_json) or {})["job"]
+    new = checked.job.model_dump(mode="json")
+    for name in (*WHOSE[run.row.emulated], *SHAPE):
+        was, now = _shape(old, name), _shape(new, name)
+        if was != now:
             raise StoreError(
-                f"grpo.{name} is {new}, but {run.id} was trained with {old[name]}; its checkpoint can't go on so. "
-                f"`--set grpo.{name}={old[name]}` keeps it, or rerun from scratch."
+                f"{name} is {now}, but {run.id} was trained with {was}; its checkpoint can't go on so. "
+                "Set it back, or rerun from scratch."
             )
+
+
+def _shape(job: Mapping[str, Any], name: str) -> Any:
+    """The value of a dotted name; of `lora` itself only whether there is one, and nothing of what is in none."""
+    section, _, field = name.partition(".")
+    if not field:
+        return job[name] if isinstance(job.get(name), str) else "unset" if job.get(name) is None else "set"
+    return (job.get(section) or {}).get(field) or "unset"
 
 
 def _job_file(run: RunHandle) -> Path:
