@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.journal.failpoints import failpoint
 from runner.queue.home import Home
 from runner.spec.errors import Finding, JobError
 from runner.spec.load import Loaded, load
@@ -89,6 +90,7 @@ class Desk:
 
     def look(self, closed: Collection[str] = ()) -> None:
         """One round: reads what is new, acts on it, and notes what is gone. Raises StoreUnavailable."""
+        failpoint("watch.look")
         look = self._scan.look(closed)
         if not look.available:
             self._say_away()
@@ -202,6 +204,7 @@ class Desk:
             retry=loaded.job.retry,
         )
         self._law.came(job, loaded, old)
+        failpoint("watch.accepted")
         if old is not None:
             self._drop(old)
         self.jobs[job.name] = job

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runner.journal.folder import read_json
 from runner.journal.states import Reason, State
-from runner.queue import local
+from runner.queue import live, local
 from runner.queue.home import Home
 from runner.queue.jobs import check
 from runner.queue.submit import submit
@@ -26,6 +26,7 @@ from runner.watch.log import Log
 
 _NEVER_BEGAN = {(State.SUPERSEDED, Reason.SUPERSEDED), (State.CANCELLED, Reason.SPEC_DELETED)}
 _OPEN = (State.QUEUED, State.STARTING, State.RUNNING)
+_UNFINISHED = (*_OPEN, State.HELD)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,13 +60,18 @@ class Law:
     def came(self, job: Job, loaded: Loaded, old: Job | None) -> None:
         """The file is new or changed; `old` is what it was. Raises JobError when data or rewards of a new run are
         wrong."""
-        if self._has_run(job, loaded.job) or self._is_as_submitted(job, loaded):
-            self._drop_pending(job, old)
-        else:
+        is_new = not (self._has_run(job, loaded.job) or self._is_as_submitted(job, loaded))
+        if is_new:
             self._submit(job, loaded)
-        for run in self.open_runs(job):
-            if run.priority != job.priority:
-                self._store.set_priority(run.id, job.priority)
+        else:
+            self._drop_pending(job, old)
+        if old is not None or not is_new:
+            self._follow_live_fields(job, loaded)
+
+    def _follow_live_fields(self, job: Job, loaded: Loaded) -> None:
+        for run in self._runs(job, _UNFINISHED):
+            if changed := live.apply(self._store, run, loaded.job):
+                self._log("live_edit", job=job.name, run=run.id, changed="; ".join(changed))
 
     def gone(self, job: Job) -> None:
         """The file is deleted: what waits is cancelled, what runs is stopped with a checkpoint."""
@@ -74,8 +80,11 @@ class Law:
 
     def open_runs(self, job: Job) -> list[RunRow]:
         """Runs of the job that wait or run."""
-        found = [self._store.sibling(name, self.backend, (state,)) for name in job.names for state in _OPEN]
-        return [self._store.run(run_id) for run_id in found if run_id]
+        return self._runs(job, _OPEN)
+
+    def _runs(self, job: Job, states: tuple[State, ...]) -> list[RunRow]:
+        found = [run for name in job.names for run in queries.runs(self._store, job=name, states=states)]
+        return [run for run in found if run.backend == self.backend]
 
     def _submit(self, job: Job, loaded: Loaded) -> None:
         checked = check(loaded, self.backend)
