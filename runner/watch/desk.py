@@ -134,12 +134,12 @@ class Desk:
     def _restore(self) -> None:
         for status in self._records.restore():
             path = self._home.path / status.path
-            if status.state == "valid":
+            if status.revision is not None:  # also of a file that is invalid now: its last sound version stands
                 self.jobs[status.name] = Job(
                     name=status.name, path=path, revision=status.revision, aliases=status.aliases
                 )
                 self._names[path] = status.name
-            else:
+            if status.state == "invalid":
                 self._failures[path] = _Failure(since=self._clock(), declared=True, name=status.name)
 
     def _due(self) -> Iterator[Path]:
@@ -207,9 +207,17 @@ class Desk:
         failpoint("watch.accepted")
         if old is not None:
             self._drop(old)
+        self._take_name(job.name)
         self.jobs[job.name] = job
         self._names[path] = job.name
         self._note(job)
+
+    def _take_name(self, name: str) -> None:
+        """The name is this file's from now on: a job that had it before it was renamed is done with it."""
+        for other in self.jobs.values():
+            if name in other.aliases:
+                other.aliases = tuple(alias for alias in other.aliases if alias != name)
+                self._note(other)
 
     def _drop(self, old: Job) -> None:
         """Forgets what the job was, under its old name or at its old place."""

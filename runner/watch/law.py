@@ -106,7 +106,7 @@ class Law:
         for name in job.names:
             as_named = revision(spec.model_copy(update={"name": name}))
             for run in queries.revision_runs(self._store, name, as_named, self.backend):
-                waits_under_old_name = name != job.name and run.state is State.QUEUED
+                waits_under_old_name = name != job.name and run.state is State.QUEUED and run.started_at is None
                 never_began = (run.state, run.reason) in _NEVER_BEGAN and run.started_at is None
                 if not (waits_under_old_name or never_began):
                     return True

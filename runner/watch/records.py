@@ -102,7 +102,7 @@ def _row(status: Status, now: float) -> JobRow:
     return JobRow(
         name=status.name,
         path=status.path,
-        revision=None if status.state == "invalid" else status.revision,
+        revision=status.revision,
         state=status.state,
         errors=_plain(status.findings),
         seen_at=now,
