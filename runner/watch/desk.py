@@ -70,9 +70,9 @@ class Desk:
         self._home, self._log = home, log
         self._clock, self._wall = clock, wall
         self._scan = Scan(home.jobs, home.path, clock, wall)
-        self._law = Law(home, store, backend, log)
-        self._records = Records(home, store)
         self.jobs: dict[str, Job] = {}
+        self._law = Law(home, store, backend, log, self._is_taken)
+        self._records = Records(home, store)
         self._names: dict[Path, str] = {}
         self._failures: dict[Path, _Failure] = {}
         self._unread: dict[Path, None] = {}
@@ -207,17 +207,9 @@ class Desk:
         failpoint("watch.accepted")
         if old is not None:
             self._drop(old)
-        self._take_name(job.name)
         self.jobs[job.name] = job
         self._names[path] = job.name
         self._note(job)
-
-    def _take_name(self, name: str) -> None:
-        """The name is this file's from now on: a job that had it before it was renamed is done with it."""
-        for other in self.jobs.values():
-            if name in other.aliases:
-                other.aliases = tuple(alias for alias in other.aliases if alias != name)
-                self._note(other)
 
     def _drop(self, old: Job) -> None:
         """Forgets what the job was, under its old name or at its old place."""
@@ -358,6 +350,9 @@ class Desk:
     def _is_at(self, job: Job) -> bool:
         """Whether the job's file is there, and is still that job's."""
         return job.path in self._present and self._names.get(job.path) == job.name
+
+    def _is_taken(self, name: str) -> bool:
+        return name in self.jobs and self._is_at(self.jobs[name])
 
     def _shown(self, path: Path) -> str:
         return str(path.relative_to(self._home.path))

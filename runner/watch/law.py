@@ -7,6 +7,7 @@ becomes the one pending run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,8 +55,10 @@ class Job:
 class Law:
     """What a job file's coming, change and going mean for the runs on one backend."""
 
-    def __init__(self, home: Home, store: Store, backend: str, log: Log) -> None:
-        self._home, self._store, self.backend, self._log = home, store, backend, log
+    def __init__(self, home: Home, store: Store, backend: str, log: Log, is_taken: Callable[[str], bool]) -> None:
+        """`is_taken`: whether a job file has the name now. What waits or runs under a name that another file has taken
+        since is that file's, though the renamed job does not run again what it ran under it."""
+        self._home, self._store, self.backend, self._log, self._is_taken = home, store, backend, log, is_taken
 
     def came(self, job: Job, loaded: Loaded, old: Job | None) -> None:
         """The file is new or changed; `old` is what it was. Raises JobError when data or rewards of a new run are
@@ -83,12 +86,16 @@ class Law:
         return self._runs(job, _OPEN)
 
     def _runs(self, job: Job, states: tuple[State, ...]) -> list[RunRow]:
-        found = [run for name in job.names for run in queries.runs(self._store, job=name, states=states)]
+        names = (job.name, *self._former(job))
+        found = [run for name in names for run in queries.runs(self._store, job=name, states=states)]
         return [run for run in found if run.backend == self.backend]
+
+    def _former(self, job: Job) -> list[str]:
+        return [name for name in job.aliases if not self._is_taken(name)]
 
     def _submit(self, job: Job, loaded: Loaded) -> None:
         checked = check(loaded, self.backend)
-        for name in job.aliases:
+        for name in self._former(job):
             if pending := self._store.sibling(name, self.backend, (State.QUEUED,)):
                 self._supersede(pending, f"renamed to {job.name}")
         run_id = submit(self._store, checked)

@@ -46,7 +46,7 @@ class Model:
         self.seen: dict[str, int] = {}
         """Seed of the last good version of a file that the watch knows."""
         self.aliases: dict[str, list[str]] = {}
-        """Job → names it had before its file was renamed, where no other file has taken them."""
+        """Job → names it had before its file was renamed."""
         self.runs: dict[str, list[Run]] = {}
 
     def settle(self) -> None:
@@ -59,6 +59,7 @@ class Model:
             for name in gone:
                 del self.seen[name]
                 self._end_open(name)
+                self.aliases.pop(name, None)
         self._start_lost_again()
 
     def rename(self, old: str, new: str) -> None:
@@ -76,14 +77,12 @@ class Model:
     def _see(self, name: str, seed: int) -> None:
         before = self.seen.get(name)
         self.seen[name] = seed
-        for names in self.aliases.values():
-            names[:] = [alias for alias in names if alias != name]
         pending = self._pending(name)
         if seed in self._counting(name):
             if pending and before is not None and before != seed and pending.seed == before:
                 pending.state = "superseded"
             return
-        for alias in (name, *self.aliases.get(name, [])):
+        for alias in (name, *self._former(name)):
             if waiting := self._pending(alias):
                 waiting.state = "superseded"
         runs = self.runs.setdefault(name, [])
@@ -95,22 +94,24 @@ class Model:
         older = [run for alias in self.aliases.get(name, []) for run in self.runs.get(alias, []) if run.began]
         return {run.seed for run in (*own, *older)}
 
+    def _former(self, name: str) -> list[str]:
+        return [alias for alias in self.aliases.get(name, []) if alias not in self.seen]
+
     def _pending(self, name: str) -> Run | None:
         return next((run for run in self.runs.get(name, []) if run.state == "queued"), None)
 
     def _end_open(self, name: str) -> None:
-        for known in (name, *self.aliases.pop(name, [])):
+        for known in (name, *self._former(name)):
             for run in self.runs.get(known, []):
                 if run.state in ("queued", "running"):
                     run.state = "cancelled"
 
     def _start_lost_again(self) -> None:
-        """A run whose processes are gone waits again, unless a newer one of its job has the place, or it has no job."""
-        mine = [*self.seen, *(alias for names in self.aliases.values() for alias in names)]
-        for run in sorted(self.open("held"), key=lambda run: run.id):
-            job = run.id.rpartition("-")[0]
-            if job in mine and self._pending(job) is None:
-                run.state = "queued"
+        """A run whose processes are gone waits again, unless it has no job any more, or a newer run has followed it."""
+        for name in [*self.seen, *(alias for names in self.aliases.values() for alias in names)]:
+            last = self.runs[name][-1] if self.runs.get(name) else None
+            if last is not None and last.state == "held":
+                last.state = "queued"
 
 
 class FolderMachine(RuleBasedStateMachine):
