@@ -121,7 +121,7 @@ def lab(row: OfRun, labs: OfLabs) -> models.Lab:
     return labs.state(row.id)
 
 
-@router.post("/runs/{run_id}/lab", status_code=202)
+@router.post("/runs/{run_id}/lab")
 def rescore(request: Request, store: Reading, row: OfRun, labs: OfLabs, wanted: models.RescoreRequest) -> models.Lab:
     """Scores the completions of the last steps under edited files, in the background."""
     steps = queries.steps(store, row.id, wanted.split)[-wanted.last_steps :]

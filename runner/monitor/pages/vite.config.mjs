@@ -37,7 +37,7 @@ export default defineConfig({
     target: "es2022",
     outDir: "dist",
     assetsInlineLimit: 0,
-    modulePreload: { polyfill: false },
-    rollupOptions: { output: { entryFileNames: "assets/[name]-[hash].js", assetFileNames: "assets/[name]-[hash][extname]" } },
+    modulePreload: false,
+    rollupOptions: { output: { entryFileNames: "assets/[name]-[hash].js", chunkFileNames: "assets/[name]-[hash].js", assetFileNames: "assets/[name]-[hash][extname]" } },
   },
 });

@@ -26,15 +26,19 @@ export function url(path: (string | number)[], query: Values = {}): string {
 }
 
 export async function get<T>(address: string, signal?: AbortSignal): Promise<T> {
-  return answer<T>(await request(address, { signal: signal ?? null }));
+  return answer<T>(await ask(address, { signal: signal ?? null }));
 }
 
 export async function post<T>(address: string, body: unknown = {}): Promise<T> {
-  const headers = { "Content-Type": "application/json" };
-  return answer<T>(await request(address, { method: "POST", headers, body: JSON.stringify(body) }));
+  return request<T>("POST", address, body);
 }
 
-async function request(address: string, init: RequestInit): Promise<Response> {
+export async function request<T>(method: string, address: string, body?: unknown): Promise<T> {
+  const sent = body === undefined ? {} : { headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  return answer<T>(await ask(address, { method, ...sent }));
+}
+
+async function ask(address: string, init: RequestInit): Promise<Response> {
   try {
     return await fetch(address, { credentials: "same-origin", ...init });
   } catch (error) {

@@ -57,7 +57,7 @@ function page(path: string[], home: Home | undefined) {
 function Warnings({ home }: { home: Home }) {
   return (
     <>
-      {!home.token && <p class="warning">This monitor asks for no token: whoever reaches its address can read everything{home.rights.includes("control") && " and stop or start runs"}.</p>}
+      {!home.token && <p class="warning">This monitor asks for no token: whoever reaches its address can read everything{home.rights.includes("control") && ", stop and start runs"}.</p>}
       {home.problems.map((problem) => <p class="warning" key={problem}><Inline text={problem} limit={500} /></p>)}
     </>
   );

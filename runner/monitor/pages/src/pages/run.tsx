@@ -17,7 +17,7 @@ import { Versions } from "./versions";
 
 const TABS: [string, string][] = [
   ["overview", "Overview"], ["completions", "Completions"], ["logs", "Reward logs"],
-  ["rewards", "Reward versions"], ["alerts", "Alerts"], ["settings", "Settings"],
+  ["rewards", "Reward lab"], ["alerts", "Alerts"], ["settings", "Settings"],
 ];
 
 export function RunPage({ id, tab, rights }: { id: string; tab: string; rights: string[] }) {
