@@ -3,17 +3,19 @@ import { useState } from "preact/hooks";
 import { ApiError, post, url, useApi } from "../api";
 import { Confirm } from "../dialog";
 import { duration, moment } from "../format";
+import { late } from "../late";
 import { Advice, Emulated, Empty, Failed, Loading, Progress, StatePill } from "../parts";
 import { go, href } from "../route";
 import { Block, Inline, plain } from "../text";
 import type { RunDetail } from "../types";
 import { useKeys } from "../keys";
 import { RunAlerts } from "./alerts";
-import { Completions } from "./completions";
-import { Logs } from "./logs";
 import { Overview } from "./overview";
-import { Settings } from "./settings";
-import { Versions } from "./versions";
+
+const Completions = late(() => import("./completions").then((module) => module.Completions));
+const Logs = late(() => import("./logs").then((module) => module.Logs));
+const Settings = late(() => import("./settings").then((module) => module.Settings));
+const Versions = late(() => import("./versions").then((module) => module.Versions));
 
 const TABS: [string, string][] = [
   ["overview", "Overview"], ["completions", "Completions"], ["logs", "Reward logs"],

@@ -1,15 +1,17 @@
 /** The reward functions version by version, and what changed. Where editing is allowed, the lab. */
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { ApiError, post, url, useApi } from "../api";
 import { diffLines } from "../diff";
 import { Confirm } from "../dialog";
+import { late } from "../late";
 import { Command, Empty, Failed, Loading } from "../parts";
 import { change, useRoute } from "../route";
 import { Block, plain } from "../text";
 import type { RunDetail, Version } from "../types";
 import { useKeys } from "../keys";
 import { Source as File } from "./editor";
-import type { LabProps } from "./lab";
+
+const Lab = late(() => import("./lab").then((module) => module.Lab));
 
 export interface Source {
   files: Record<string, string>;
@@ -84,17 +86,10 @@ function Shown({ run, version, show, may }: { run: RunDetail; version: Version; 
       </div>
       {!may && <p class="muted">To edit here, try on stored completions and publish, start the monitor with <Command text="runner ui --allow-edit" /></p>}
       {show === "diff" && changed ? <Diff text={changed} /> : show === "lab" && may
-        ? <LateLab run={run} version={version} source={source.data} leave={() => change({ show: null })} />
+        ? <Lab run={run} version={version} source={source.data} leave={() => change({ show: null })} />
         : Object.entries(source.data.files).map(([path, text]) => <File key={path} path={path} text={text} />)}
     </div>
   );
-}
-
-/** The lab's code is fetched when it is wanted: most people only look. */
-function LateLab(props: LabProps) {
-  const [Lab, setLab] = useState<((props: LabProps) => preact.JSX.Element) | null>(null);
-  useEffect(() => void import("./lab").then((module) => setLab(() => module.Lab)), []);
-  return Lab ? <Lab {...props} /> : <Loading />;
 }
 
 /** Puts an earlier version live again, or one that waits for a word. */
