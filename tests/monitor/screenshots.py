@@ -9,6 +9,7 @@ in both themes, wide and narrow, for whoever changes the pages. `--home` keeps t
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import tempfile
 import time
@@ -20,6 +21,7 @@ from typing import Any
 import runner
 from runner.monitor.server import Monitor
 from runner.monitor.settings import Settings
+from runner.monitor.token import read_or_make
 from tests.monitor.browser import PATIENT, launched
 
 ROOT = Path(__file__).parents[2]
@@ -49,21 +51,31 @@ IN_README = {"run": ("light", 1440, 1000), "compare": ("dark", 1440, 900), "rewa
 
 
 def train(home: Path) -> None:
-    """Two runs of the countdown example; in the first, a reward is edited on disk between two batches."""
+    """Two runs of the countdown example, with so few prompts that each comes often; in the first, a reward is edited on
+    disk between two batches."""
     job = home / "jobs" / "countdown"
     shutil.copytree(ROOT / "jobs" / "examples" / "countdown", job)
-    run = runner.emulate(job, home=home, wait=False)
+    _keep_few(job / "data.jsonl")
+    run = runner.emulate(job, home=home, overrides=["emulator.evaluate_every=10"], wait=False)
     source = job / "rewards.py"
     for progress in run.follow():
         if progress.step == EDIT_AT:
             source.write_text(source.read_text().replace(OLD, NEW))
-    runner.emulate(job, home=home, overrides=["emulator.steps=30", "emulator.learning_rate=1e-4", "emulator.expect=[]"])
+    runner.emulate(job, home=home, overrides=["emulator.steps=30", "emulator.learning_rate=1e-4"])
+
+
+def _keep_few(data: Path) -> None:
+    kept: list[str] = []
+    for split, most in (("train", 96), ("evaluation", 48)):
+        kept += [line for line in data.read_text().splitlines() if json.loads(line)["split"] == split][:most]
+    data.write_text("\n".join(kept) + "\n")
 
 
 @contextmanager
 def shown(home: Path) -> Iterator[tuple[Monitor, Any]]:
     """A monitor of the home with every right, and a browser."""
-    with Monitor(Settings(home=home, token=None, right="edit")) as monitor, launched() as browser:
+    token = read_or_make(home / ".runner")
+    with Monitor(Settings(home=home, token=token, right="edit")) as monitor, launched() as browser:
         yield monitor, browser
 
 
@@ -78,6 +90,7 @@ def shoot(monitor: Monitor, browser: Any, place: str, theme: str, size: tuple[in
     width, height = size
     with closing(browser.new_context(viewport={"width": width, "height": height or 900}, color_scheme=theme)) as tab:
         page = tab.new_page()
+        page.goto(monitor.link())
         wanted = place.replace("%d", str(example_of(page, monitor))) if "%d" in place else place
         page.goto(f"{monitor.url}#/{wanted}")
         page.wait_for_selector("main h1", timeout=PATIENT)

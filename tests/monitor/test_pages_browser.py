@@ -17,23 +17,11 @@ import runner
 from runner.monitor.server import Monitor
 from runner.monitor.settings import Settings
 from runner.store.store import Store
+from tests.monitor.browser import AXE, PATIENT, launched, missing
 from tests.monitor.kit import settings
 from tests.small_job import write_job
 
 pytestmark = pytest.mark.browser
-
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-AXE = Path(runner.__file__).parent / "monitor" / "pages" / "node_modules" / "axe-core" / "axe.min.js"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PATIENT = 30_000
-"""Milliseconds: the machine may be busy."""
 
 SLOW = """
 import time
@@ -77,13 +65,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with (
-        playwright.sync_playwright() as started,
-        closing(started.chromium.launch(executable_path=found, args=FLAGS)) as it,
-    ):
+    with launched() as it:
         yield it
 
 
@@ -257,7 +239,7 @@ def test_everything_can_be_reached_with_the_keyboard(seen: Watched) -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_serious(browser: Any, monitor: Monitor, theme: str) -> None:
     if not AXE.is_file():
-        pytest.skip("needs axe-core: npm ci in runner/monitor/pages")
+        missing("axe-core: npm ci in runner/monitor/pages")
     places = ["", "runs/sums-1", "runs/sums-1/completions", "runs/sums-1/completions?view=compare&example=2"]
     places += ["runs/sums-1/completions?view=groups", "runs/sums-1/completions?view=course&example=2"]
     places += ["runs/sums-1/completions?view=list", "runs/sums-1/logs", "runs/sums-1/rewards", "runs/sums-1/settings"]

@@ -75,7 +75,7 @@ function RunHead({ run, rights, reload }: { run: RunDetail; rights: string[]; re
       <div class="row facts">
         <Progress run={run} />
         <span>{timing(run)}</span>
-        <span class="muted"><Inline text={run.detail} limit={200} /></span>
+        {run.detail !== `step ${run.last_step} of ${run.total_steps}` && <span class="muted"><Inline text={run.detail} limit={200} /></span>}
         {run.parent && <span>from <a href={href(["runs", run.parent])}><Inline text={run.parent} /></a></span>}
         {run.next_action && <span class="next"><Advice text={run.next_action} /></span>}
       </div>
