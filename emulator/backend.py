@@ -60,7 +60,7 @@ class EmulatorBackend:
         else:
             Loop(_lm(job, run.folder), job, run).train()
 
-    def generate(self, job: JobSpec, at: Path | None, prompts: Sequence[str], n: int) -> list[list[Completion]]:
+    def generate(self, job: JobSpec, at: Path | None, examples: Sequence[Example], n: int) -> list[list[Completion]]:
         """For `lm`, `at` is a checkpoint in its run's folder, where a model that learnt from demonstrations lies."""
         policy: Policy
         if job.emulator.policy == "replay":
@@ -69,8 +69,7 @@ class EmulatorBackend:
             policy = _lm(job, None if at is None else at.parents[1])
         if at is not None:
             policy.load(at)
-        examples = [Example(id=i, prompt=prompt, columns={}) for i, prompt in enumerate(prompts)]
-        seeds = [[job.seed + i * n + k for k in range(n)] for i in range(len(prompts))]
+        seeds = [[job.seed + i * n + k for k in range(n)] for i in range(len(examples))]
         return policy.sample(examples, sampling(job.grpo), seeds).completions
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.backends import load_backend
+from runner.grpo.checkpoint import Checkpoint, find
 from runner.grpo.inputs import as_trained
 from runner.journal.events import Difference, Split
 from runner.journal.folder import read_json
@@ -329,7 +330,7 @@ def rerun(
     run's checkpoint of step `at`. Raises StoreError, JobError."""
     old = open_run(run, home=home)
     row = old.row
-    fork = None if at is None else _checkpoint(old, at)
+    fork = None if at is None else checkpoint_of(old, at).path
     checked = validate(_job_file(old), overrides, "emulator" if row.emulated else "trl")
     _refuse_job(checked, old.home)
     device: Device = (read_json(old.home.run(old.id).spec_json) or {})["device"]
@@ -360,12 +361,14 @@ def _job_file(run: RunHandle) -> Path:
     return Path((read_json(run.home.run(run.id).spec_json) or {})["job_file"])
 
 
-def _checkpoint(run: RunHandle, step: int) -> Path:
-    folders = {int(path.name.removeprefix("step-")): path for path in run.home.run(run.id).checkpoints.glob("step-*")}
-    if step not in folders:
-        kept = ", ".join(map(str, sorted(folders))) or "none"
-        raise StoreError(f"{run.id} has no checkpoint of step {step}; kept: {kept}")
-    return folders[step]
+def checkpoint_of(run: RunHandle, step: int | None = None) -> Checkpoint:
+    """The run's complete checkpoint of that step, or its last one. Raises StoreError where it is not there."""
+    kept = {item.step: item for item in find(run.home.run(run.id).checkpoints)}
+    chosen = max(kept, default=None) if step is None else step
+    if chosen not in kept:
+        which = "" if step is None else f" of step {step}"
+        raise StoreError(f"{run.id} has no checkpoint{which}; kept: {', '.join(map(str, kept)) or 'none'}")
+    return kept[chosen]
 
 
 def open_run(run: str, *, home: str | Path | None = None) -> RunHandle:

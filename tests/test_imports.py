@@ -21,6 +21,7 @@ ALLOWED = {
     "queue": {"queue", "store", "data", "rewards", "spec", "journal"},
     "draft": {"draft", "queue", "rewards", "spec", "journal"},
     "api": {"api", "queue", "store", "data", "rewards", "spec", "journal", "backends", "grpo"},
+    "answers": {"answers", "api", "data", "grpo", "store", "spec", "backends"},
     "ci": {"ci", "api", "queue", "store", "data", "rewards", "spec", "journal", "backends", "grpo"},
     "watch": {"watch", "api", "queue", "store", "spec", "journal"},
     "monitor": {"monitor", "api", "queue", "store", "rewards", "spec", "journal"},
@@ -30,6 +31,7 @@ ALLOWED = {
     "cli": {
         "cli",
         "preview",
+        "answers",
         "ci",
         "api",
         "draft",

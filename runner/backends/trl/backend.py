@@ -54,11 +54,11 @@ class TRLBackend:
             trainer = build(job, run, first, device() or "cpu", Path(scratch))
             trainer.train(resume_from_checkpoint=str(run.resume_from) if run.resume_from else None)
 
-    def generate(self, job: JobSpec, at: Path | None, prompts: Sequence[str], n: int) -> list[list[Completion]]:
+    def generate(self, job: JobSpec, at: Path | None, examples: Sequence[Example], n: int) -> list[list[Completion]]:
         _quieten()
         from runner.backends.trl.generate import generate
 
-        return generate(job, at, prompts, n, device() or "cpu")
+        return generate(job, at, examples, n, device() or "cpu")
 
 
 def _packages() -> list[Finding]:

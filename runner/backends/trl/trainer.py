@@ -20,6 +20,7 @@ from trl import GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from runner.backends.trl.engine import EngineCheck
 from runner.backends.trl.model import token_ids
+from runner.backends.trl.settings import greedy_or
 from runner.grpo.advantages import EPSILON, normalized_sums, std
 from runner.grpo.run import Run
 from runner.grpo.types import Completion, Example, Group, Scored, Split
@@ -209,7 +210,7 @@ class RunTrainer(GRPOTrainer):
                 engine.temperature = before
             return
         before = self.generation_kwargs, self.generation_config
-        self.generation_kwargs = {**self.generation_kwargs, **_sampling(temperature)}
+        self.generation_kwargs = {**self.generation_kwargs, **greedy_or({"temperature": temperature}, temperature)}
         self.generation_config = GenerationConfig(**self.generation_kwargs, disable_compile=True)
         try:
             yield
@@ -303,12 +304,6 @@ def _divisors(values: Sequence[float | None], size: int) -> list[float]:
     """Spread of each value's part of `size`, with ε."""
     spreads = [std(values[start : start + size]) for start in range(0, len(values), size)]
     return [EPSILON + (0.0 if math.isnan(spread) else spread) for spread in spreads for _ in range(size)]
-
-
-def _sampling(temperature: float) -> dict[str, Any]:
-    if temperature > 0:
-        return {"temperature": temperature}
-    return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "min_p": None}
 
 
 def _lift(folder: Path) -> None:
