@@ -61,16 +61,19 @@ class EmulatorBackend:
             Loop(_lm(job, run.folder), job, run).train()
 
     def generate(self, job: JobSpec, at: Path | None, examples: Sequence[Example], n: int) -> list[list[Completion]]:
-        """For `lm`, `at` is a checkpoint in its run's folder, where a model that learnt from demonstrations lies."""
+        """For `lm`, the model that learnt from demonstrations lies beside a run's checkpoints; elsewhere it learns."""
         policy: Policy
         if job.emulator.policy == "replay":
             policy = _replay(job, Recorded(Path(job.emulator.completions or "")))
         else:
-            policy = _lm(job, None if at is None else at.parents[1])
+            policy = _lm(job, at.parents[1] if at is not None and at.parent.name == "checkpoints" else None)
         if at is not None:
             policy.load(at)
         seeds = [[job.seed + i * n + k for k in range(n)] for i in range(len(examples))]
         return policy.sample(examples, sampling(job.grpo), seeds).completions
+
+    def model_folder(self, job: JobSpec) -> Path | None:
+        return None if job.emulator.policy == "replay" else base_folder(job)
 
 
 # replay

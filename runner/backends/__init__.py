@@ -47,6 +47,10 @@ class Backend(Protocol):
         """
         ...
 
+    def model_folder(self, job: JobSpec) -> Path | None:
+        """Where the model that the job begins with lies on this machine; None where it has no weights or isn't here."""
+        ...
+
 
 def load_backend(name: str) -> Backend:
     """The backend of that name. Imports torch and the like, as far as the backend needs them."""

@@ -60,6 +60,11 @@ class TRLBackend:
 
         return generate(job, at, examples, n, device() or "cpu")
 
+    def model_folder(self, job: JobSpec) -> Path | None:
+        from runner.backends.trl.model import local_folder
+
+        return local_folder(job.model)
+
 
 def _packages() -> list[Finding]:
     return [finding for name in NEEDED for finding in _package(name)]

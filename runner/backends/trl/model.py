@@ -32,6 +32,17 @@ def model_and_revision(name: str) -> tuple[str, str | None]:
     return model, revision or None
 
 
+def local_folder(name: str) -> Path | None:
+    """Where the model lies on this machine: the folder, or the hub's cache. Asks no network."""
+    model, revision = model_and_revision(name)
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def load_values(job: JobSpec) -> dict[str, Any]:
     """Keyword arguments of `from_pretrained`, for the policy and for the reference."""
     _, revision = model_and_revision(job.model)
