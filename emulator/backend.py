@@ -109,6 +109,7 @@ def _replay_differences(job: JobSpec, held_out: Sequence[Example]) -> Iterator[D
             yield _not_applicable(
                 f"grpo.{name}", str(asked), "recorded texts have no tokens; a completion is one action"
             )
+    yield from _tracker_differences(job)
     known = _known(job, held_out)
     if known < len(held_out):
         detail = f"{len(held_out) - known} of {len(held_out)} held-out prompts have no recorded completions"
@@ -157,6 +158,11 @@ def _lm_findings(job: JobSpec, examples: Sequence[Example]) -> Iterator[Finding]
     yield from demonstration_findings(job)
 
 
+def _tracker_differences(job: JobSpec) -> Iterator[Difference]:
+    if job.report_to:
+        yield _not_applicable("report_to", ", ".join(job.report_to), "emulated runs are told to no tracker")
+
+
 def _lm_differences(job: JobSpec, examples: Sequence[Example]) -> Iterator[Difference]:
     grpo = job.grpo
     if grpo.optim not in ADAMW:
@@ -167,6 +173,7 @@ def _lm_differences(job: JobSpec, examples: Sequence[Example]) -> Iterator[Diffe
     if grpo.dtype == "bfloat16":
         yield _not_applicable("grpo.dtype", grpo.dtype, "float32 on a CPU")
     yield from _lora_differences(job)
+    yield from _tracker_differences(job)
     if find_spec("tokenizers") is not None:
         from emulator.lm.check import cut_prompts
 
@@ -176,6 +183,10 @@ def _lm_differences(job: JobSpec, examples: Sequence[Example]) -> Iterator[Diffe
 def _lora_differences(job: JobSpec) -> Iterator[Difference]:
     if job.lora is None:
         return
+    if job.lora.adapter is not None:
+        yield _not_applicable("lora.adapter", job.lora.adapter, "an adapter of the real model; a fresh one is trained")
+    if job.lora.quantize is not None:
+        yield _not_applicable("lora.quantize", job.lora.quantize, "float32 on a CPU")
     if job.lora.dropout:
         yield _not_implemented("lora.dropout", f"{job.lora.dropout:g}", "the adapter trains without dropout")
     named = () if job.lora.target_modules == "all-linear" else job.lora.target_modules

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from runner.api import RunHandle, checkpoint_of, open_run
 from runner.backends import load_backend
@@ -66,7 +67,7 @@ def answer(
     """
     name, _, step = run.partition("@")
     handle = open_run(name, home=home)
-    saved = checkpoint_of(handle, _number(run, step) if step else None)
+    saved = checkpoint_of(handle, _step(run, step) if step else None)
     inputs = read_inputs(handle.home.run(handle.id))
     job = _asked(inputs.job, temperature=temperature, max_completion_length=max_completion_length, seed=seed)
     asked = [*_chosen(handle, inputs, examples), *(_typed(job, text, as_it_stands) for text in prompts)]
@@ -88,9 +89,11 @@ def answer(
     )
 
 
-def _number(run: str, step: str) -> int:
+def _step(run: str, step: str) -> int | Literal["best"]:
+    if step == "best":
+        return "best"
     if not step.isdecimal():
-        raise StoreError(f"{run}: behind the @ stands a checkpoint's step, as {run.partition('@')[0]}@50")
+        raise StoreError(f"{run}: behind the @ stands a checkpoint's step, as {run.partition('@')[0]}@50, or `best`")
     return int(step)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from runner.backends import load_backend
 from runner.grpo.checkpoint import Checkpoint, find
@@ -25,6 +25,7 @@ from runner.queue import local, publish
 from runner.queue.home import Home, find_home
 from runner.queue.jobs import BackendName, Checked, JobLike, validate
 from runner.queue.progress import Progress, progress
+from runner.queue.retry import Again, decide
 from runner.queue.submit import Device
 from runner.queue.submit import submit as _submit
 from runner.spec.errors import JobError
@@ -97,13 +98,32 @@ class RunHandle:
             yield from local.follow(self.home, store, self.id, after)
         self._let_go()
 
+    def goes_on(self) -> str:
+        """Starts the run again where it has just been held for a cause that a new process may get over and its own
+        `retry:` says so; gives why, or nothing. For what was killed only `runner watch` does so, and faults of the
+        emulator are there to be seen."""
+        row = self.row
+        reason = row.reason if row.state is State.HELD and not row.emulated else None
+        if reason is not Reason.OUT_OF_MEMORY and reason is not Reason.ENGINE_FAILED:
+            return ""
+        policy = JobSpec.model_validate_json(row.spec).retry
+        with self.reading() as store:
+            kept = [item.step for item in queries.checkpoints(store, self.id) if item.kept]
+            said = decide(reason, row.detail, store.attempts(self.id), max(kept, default=None), policy)
+            if not isinstance(said, Again):
+                return ""
+            local.resume(self.home, store, self.id)
+        self.start()
+        return f"{reason}: {said.detail}"
+
     def wait(self) -> RunHandle:
         """Blocks until the run has ended. Ctrl-C stops it with a checkpoint; a second one ends it at once."""
         while True:
             try:
                 for _ in self.events():
                     pass
-                return self
+                if not self.goes_on():
+                    return self
             except KeyboardInterrupt:
                 self.stop()
 
@@ -361,12 +381,13 @@ def _job_file(run: RunHandle) -> Path:
     return Path((read_json(run.home.run(run.id).spec_json) or {})["job_file"])
 
 
-def checkpoint_of(run: RunHandle, step: int | None = None) -> Checkpoint:
-    """The run's complete checkpoint of that step, or its last one. Raises StoreError where it is not there."""
-    kept = {item.step: item for item in find(run.home.run(run.id).checkpoints)}
-    chosen = max(kept, default=None) if step is None else step
+def checkpoint_of(run: RunHandle, step: int | Literal["best"] | None = None) -> Checkpoint:
+    """The run's complete checkpoint of that step, its best (`checkpoints.best`), or its last one. Raises StoreError."""
+    folder = run.home.run(run.id).checkpoints
+    kept = {item.step: item for item in find(folder)}
+    chosen = run.home.run(run.id).best if step == "best" else max(kept, default=None) if step is None else step
     if chosen not in kept:
-        which = "" if step is None else f" of step {step}"
+        which = "" if step is None else " marked best (`checkpoints.best`)" if step == "best" else f" of step {step}"
         raise StoreError(f"{run.id} has no checkpoint{which}; kept: {', '.join(map(str, kept)) or 'none'}")
     return kept[chosen]
 

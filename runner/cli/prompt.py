@@ -24,7 +24,9 @@ WIDEST = 160
 
 
 def prompt(
-    run: Annotated[str, typer.Argument(metavar="RUN[@STEP]", help="A run; its last checkpoint, or that of STEP.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN[@STEP]", help="A run; its last checkpoint, that of STEP, or @best.")
+    ],
     prompts: Annotated[
         list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Default, or -: one prompt from stdin.")
     ] = None,

@@ -18,7 +18,7 @@ TIED = frozenset({"lm_head.weight"})
 
 
 def problems(base: Path, folder: Path) -> list[str]:
-    """What is wrong with the adapter or the model in `folder`, trained from the model in `base`; empty when it is sound.
+    """What is wrong with the adapter or the model in `folder`, trained from the model in `base`; empty: it is sound.
 
     A base without safetensors files can't be compared with: then only the folder itself is looked at.
     """
@@ -38,7 +38,7 @@ def _tensors(folder: Path, stack: ExitStack) -> dict[str, Any]:
     open_file: Any = import_module("safetensors").safe_open
     paths = [folder / ADAPTER] if (folder / ADAPTER).exists() else sorted(folder.glob("model*.safetensors"))
     files = [stack.enter_context(open_file(path, framework="pt")) for path in paths]
-    return {name: file for file in files for name in file.keys()}
+    return {name: file for file in files for name in file.keys()}  # noqa: SIM118  (no mapping)
 
 
 def _shape(file: Any, name: str) -> tuple[int, ...]:

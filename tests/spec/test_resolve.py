@@ -41,7 +41,7 @@ def test_any_other_field_makes_a_new_revision(change: dict[str, Any]) -> None:
 
 def test_a_revision_is_the_sha256_of_the_canonical_job() -> None:
     assert len(revision(job())) == 64
-    assert canonical(job()).startswith(b'{"checkpoints":{"every":50,"keep":2},"dataset":{"format":"auto",')
+    assert canonical(job()).startswith(b'{"checkpoints":{"best":null,"every":50,"keep":2},"dataset":{"format":"auto",')
 
 
 def test_trl_runs_the_job_as_it_stands() -> None:

@@ -39,10 +39,14 @@ def generate(
 
 
 def _load(job: JobSpec, at: Path | None, device: Device) -> Any:
-    """A LoRA checkpoint holds only the adapter: the base model goes under it."""
+    """A LoRA checkpoint holds only the adapter: the base model goes under it. An adapter that the job goes on from is part
+    of what it begins with.
+    """
     base, _ = model_and_revision(job.model)
     values = load_values(job)
-    adapter = at is not None and (at / "adapter_config.json").exists()
+    adapter = str(at) if at is not None and (at / "adapter_config.json").exists() else None
+    if at is None and job.lora is not None:
+        adapter = job.lora.adapter
     if at is None or adapter:
         model: Any = AutoModelForCausalLM.from_pretrained(base, **values)
     else:
@@ -50,8 +54,9 @@ def _load(job: JobSpec, at: Path | None, device: Device) -> Any:
     if adapter:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, str(at))
-    return model.to(device).eval()
+        model = PeftModel.from_pretrained(model, adapter)
+    quantized = "quantization_config" in values  # is on the GPU already, and may not be moved
+    return model.eval() if quantized else model.to(device).eval()
 
 
 def _complete(

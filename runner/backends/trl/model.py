@@ -47,7 +47,23 @@ def load_values(job: JobSpec) -> dict[str, Any]:
     """Keyword arguments of `from_pretrained`, for the policy and for the reference."""
     _, revision = model_and_revision(job.model)
     dtype = "float32" if job.grpo.dtype == "auto" else job.grpo.dtype
-    return {"dtype": dtype} | ({"revision": revision} if revision else {})
+    values: dict[str, Any] = {"dtype": dtype} | ({"revision": revision} if revision else {})
+    if job.lora is not None and job.lora.quantize is not None:
+        values["quantization_config"] = _quantization()
+    return values
+
+
+def _quantization() -> Any:
+    """QLoRA as in its paper: 4-bit NormalFloat, the constants quantized too, arithmetic in bfloat16."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 def load_tokenizer(job: JobSpec) -> PreTrainedTokenizerBase:

@@ -32,12 +32,12 @@ class Batching:
 def batching(grpo: Grpo) -> Batching:
     """Raises ValueError if a pinned `micro_batch` does not divide the completions of a step."""
     completions = grpo.prompts_per_step * grpo.num_generations
-    micro_batch = grpo.micro_batch or _largest_divisor(completions, LARGEST_MICRO_BATCH)
+    micro_batch = grpo.micro_batch or largest_divisor(completions, LARGEST_MICRO_BATCH)
     if completions % micro_batch:
         raise ValueError(
             f"grpo.micro_batch is {micro_batch}, which does not divide the {completions} completions of a step "
             f"(prompts_per_step {grpo.prompts_per_step} × num_generations {grpo.num_generations}); "
-            f"{_largest_divisor(completions, micro_batch)} does."
+            f"{largest_divisor(completions, micro_batch)} does."
         )
     accumulation = completions // micro_batch
     return Batching(
@@ -49,7 +49,8 @@ def batching(grpo: Grpo) -> Batching:
     )
 
 
-def _largest_divisor(number: int, limit: int) -> int:
+def largest_divisor(number: int, limit: int) -> int:
+    """The largest number up to `limit` that divides `number`."""
     return max(divisor for divisor in range(1, min(number, limit) + 1) if number % divisor == 0)
 
 
