@@ -29,6 +29,7 @@ VERBS = {
     "resume": ("queue", "Goes on with a held run."),
     "rerun": ("queue", "Makes a new run of a run's job."),
     "diff": ("diff", "Compares two runs or job files."),
+    "prompt": ("prompt", "Asks a run's model, beside the one it began with."),
     "export": ("export", "Writes model, completions and metrics."),
     "reward": ("reward", "Tries, compares and manages reward functions."),
     "ui": ("ui", "Shows jobs, runs, completions and rewards in a browser."),

@@ -60,7 +60,9 @@ def read_capture(fd: int, limit: int = TEXT_LIMIT, start: int = 0) -> str | None
     room = limit + hidden
     if size <= 2 * room:
         return clip(os.pread(fd, size, start).decode("utf-8", "backslashreplace"), limit)
-    head, tail = (redact(os.pread(fd, room, at).decode("utf-8", "backslashreplace")) for at in (start, start + size - room))
+    head, tail = (
+        redact(os.pread(fd, room, at).decode("utf-8", "backslashreplace")) for at in (start, start + size - room)
+    )
     if hidden:  # a secret that the cut went through is still there in part
         head, tail = head[:-hidden], tail[hidden:]
     return clip(f"{head}\n… cut …\n{tail}", limit)
