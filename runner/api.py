@@ -367,7 +367,8 @@ def _shape(job: Mapping[str, Any], name: str) -> Any:
     section, _, field = name.partition(".")
     if not field:
         return job[name] if isinstance(job.get(name), str) else "unset" if job.get(name) is None else "set"
-    return (job.get(section) or {}).get(field) or "unset"
+    inner: Mapping[str, Any] = job.get(section) or {}
+    return inner.get(field) or "unset"
 
 
 def _job_file(run: RunHandle) -> Path:
