@@ -165,7 +165,7 @@ def test_a_folder_of_jobs_is_taken_side_by_side_and_counted(tmp_path: Path) -> N
     done = cli("emulate", "jobs", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "3 passed, 2 failed"
-    assert done.stdout.count("EMULATED") == 4
+    assert done.stdout.count("EMULATED") == 5
     assert "jobs/bad/job.yaml" in done.stderr
     listed = as_json(cli("emulate", "jobs/weak", "jobs/good0", "jobs/bad", "--json", cwd=tmp_path))
     assert [(run["job"].rpartition("/")[0] or run["job"], run["exit_code"]) for run in listed["runs"]] == [
