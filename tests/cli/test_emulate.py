@@ -179,14 +179,14 @@ def test_a_used_up_time_budget_is_4_and_keeps_what_there_is(tmp_path: Path) -> N
     write_job(tmp_path, name="never")
     began = time.monotonic()
     done = cli(
-        "emulate", "jobs", "--time-budget", "4s", "--json", "--artifacts", "out", "--set", "emulator.steps=100000",
+        "emulate", "jobs", "--time-budget", "3s", "--json", "--artifacts", "out", "--set", "emulator.steps=100000",
         cwd=tmp_path,
     )  # fmt: skip
     assert time.monotonic() - began < 60
     assert done.returncode == 4
     runs = as_json(done)["runs"]
     assert {run["exit_code"] for run in runs} == {4}
-    assert "the time budget of 4 s is used up" in [check["found"] for check in runs[0]["checks"]]
+    assert "the time budget of 3 s is used up" in [check["found"] for check in runs[0]["checks"]]
     assert (runs[0]["state"], runs[0]["reason"]) == ("held", "stopped")
     assert (tmp_path / "out/endless-1/completions.jsonl").stat().st_size > 0
 
