@@ -137,9 +137,9 @@ def test_the_html_page_shows_hostile_completions_as_text_and_runs_nothing(trial:
     assert re.search(rf'<meta http-equiv="Content-Security-Policy" content="{policy}', text)
     assert text.index("Content-Security-Policy") < text.index("<style")
     assert set(re.findall(r"<([a-z0-9]+)", text)) <= {
-        "html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "span", "section", "p", "a", "code", "table",
-        "tr", "th", "td", "pre", "details", "summary", "svg", "g", "path", "text", "polyline", "circle", "figure",
-        "figcaption",
+        "html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "span", "section", "p", "a", "code",
+        "table", "tr", "th", "td", "pre", "details", "summary", "svg", "g", "path", "text", "polyline", "circle",
+        "figure", "figcaption",
     }  # fmt: skip
 
 
