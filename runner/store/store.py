@@ -319,10 +319,12 @@ class Store:
         now = time.time()
         self.db.conn.execute(
             "UPDATE runs SET state = ?, reason = ?, detail = ?, error = ?, want = ?, "
-            "started_at = coalesce(started_at, ?), ended_at = ? WHERE id = ?",
+            "started_at = coalesce(started_at, (SELECT min(started_at) FROM attempts WHERE ? AND run_id = runs.id), "
+            "?), ended_at = ? WHERE id = ?",
             (
                 to, reason, detail, error,
                 "run" if run.state is State.HELD and to is State.QUEUED else run.want,
+                to is State.RUNNING,  # its beginning may be read long after it was
                 now if to is State.RUNNING else None,
                 now if to.is_final else None,
                 run.id,
