@@ -5,7 +5,7 @@
 1. Job files dropped as fast as they can be written: none may be missed. Seconds until all are judged, peak memory.
 2. An idle watch over a folder of finished jobs: its share of one core. Target: at most 1 %.
 3. Replayed jobs through the folder, one after another: jobs a minute, and the watch's share of the processor time.
-4. A watch with a run is killed: seconds from the start of the next one until it has taken the run up. Target: at most 2.
+4. A watch with a run is killed: seconds from the start of the next one until it has taken the run up. Target: 2.
 """
 
 from __future__ import annotations
