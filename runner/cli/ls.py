@@ -57,9 +57,9 @@ def wrong_files(home: Any) -> list[JobRow]:
 
 def _show_wrong(rows: list[JobRow]) -> None:
     for row in rows:
-        first = row.errors[0] if row.errors else {"message": "the file is missing", "line": 0}
+        first: dict[str, Any] = row.errors[0] if row.errors else {"message": "the file is missing", "line": 0}
         place = f"{row.path}:{first['line']}" if first["line"] else row.path
-        said = ": ".join(text for text in (first.get("field"), first["message"]) if text)
+        said = f"{first['field']}: {first['message']}" if first.get("field") else first["message"]
         note((row.state, "bold red"), clean_line(f"  {row.name}  {place}  {said}"))
 
 
