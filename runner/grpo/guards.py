@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from runner.grpo.types import Outcome, Reason, Scored
-from runner.spec.model import Condition, Expect, Limits, Stop
+from runner.spec.model import Best, Condition, Expect, Limits, Stop
 
 History = Mapping[str, Sequence[tuple[int, float]]]
 """Metric → (step, value), oldest first; empty for a metric that is recorded but that no condition names."""
@@ -98,6 +98,13 @@ def within(condition: Condition, value: float) -> bool:
     return (condition.at_least is None or value >= condition.at_least) and (
         condition.at_most is None or value <= condition.at_most
     )
+
+
+def best_step(best: Best, history: History, steps: Collection[int]) -> int | None:
+    """The one of `steps` at which the metric was best, the latest of equals; None where it was recorded at none."""
+    sign = 1 if best.mode == "max" else -1
+    values = [(sign * value, step) for step, value in history.get(best.metric, ()) if step in steps]
+    return max(values)[1] if values else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
