@@ -52,9 +52,20 @@ def width(first: int, last: int, points: int) -> int:
 
 
 def series(
-    store: Store, run: RunRow, wanted: Sequence[str] = (), *, first: int = 0, last: int | None = None, points: int = 600
+    store: Store,
+    run: RunRow,
+    wanted: Sequence[str] = (),
+    *,
+    first: int = 0,
+    last: int | None = None,
+    size: int | None = None,
+    points: int = 600,
 ) -> dict[str, Series]:
-    """The metrics of these names (all, when none are given), each with about as many buckets as asked for."""
+    """The metrics of these names (all, when none are given), each with about as many buckets as asked for.
+
+    `size`: steps in a bucket, instead; for what has come since an earlier call. The buckets then are that call's, if
+    `first` is a multiple of it.
+    """
     end = run.last_step if last is None else last
     where = Where()
     where.add("run_id = ?", run.id)
@@ -66,7 +77,8 @@ def series(
         f"FROM metrics WHERE {where} GROUP BY name, CASE WHEN step <= ? OR step >= ? THEN -1 - step ELSE step / ? END "
         "ORDER BY name, min(step)"
     )
-    rows = store.db.conn.execute(sql, [*where.params, first, end, width(first, end, points)])
+    own = first if size is None else -1  # a step with a bucket of its own
+    rows = store.db.conn.execute(sql, [*where.params, own, end, size or width(first, end, points)])
     return {name: _series(list(group)) for name, group in groupby(rows, itemgetter(0))}
 
 
