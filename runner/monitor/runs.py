@@ -118,12 +118,17 @@ def metrics(
     names: str = "",
     first: Annotated[int, Query(alias="from", ge=0, lt=BIG)] = 0,
     last: Annotated[int | None, Query(alias="to", ge=0, lt=BIG)] = None,
+    size: Annotated[int | None, Query(ge=1, lt=BIG)] = None,
     points: Annotated[int, Query(ge=2, le=4000)] = 600,
 ) -> models.MetricTable:
-    """Metrics in buckets of steps. `names`: separated by commas; all when empty."""
+    """Metrics in buckets of steps. `names`: separated by commas; all when empty. For what came since an answer, ask
+    with its `size`, `from` the beginning of its last whole bucket."""
     wanted = [name for name in names.split(",") if name]
-    found = charts.series(store, row, wanted, first=first, last=last, points=points)
-    return models.MetricTable(series={name: models.MetricSeries.model_validate(one) for name, one in found.items()})
+    found = charts.series(store, row, wanted, first=first, last=last, size=size, points=points)
+    return models.MetricTable(
+        size=size or charts.width(first, row.last_step if last is None else last, points),
+        series={name: models.MetricSeries.model_validate(one) for name, one in found.items()},
+    )
 
 
 @router.get("/runs/{run_id}/markers")
