@@ -18,6 +18,7 @@ from runner.data.examples import Example
 from runner.data.load import load_examples
 from runner.data.read import read
 from runner.grpo.inputs import absolute_paths
+from runner.grpo.types import Completion
 from runner.journal.events import Split
 from runner.journal.folder import read_json
 from runner.queue.home import Home, find_home
@@ -124,7 +125,7 @@ def try_rewards(
     if debug:
         scores, again = score_here(subject.bundle, subject.folder, groups), []
     else:
-        with _host(subject) as host:
+        with reward_host(subject) as host:
             scores, again = (host.score(groups, step=0, split="train") for _ in range(TRIED_TWICE))
     sizes = [len(group.completions) for group in groups]
     figures = [
@@ -159,7 +160,7 @@ def _file_subject(path: Path, name: str) -> Subject:
 
 
 @contextmanager
-def _host(subject: Subject) -> Generator[RewardHost]:
+def reward_host(subject: Subject) -> Generator[RewardHost]:
     """Budgets and caches of runs are left alone."""
     job = subject.job
     settings = settings_of(job, subject.folder) if job else Settings(job_folder=subject.folder)
@@ -255,7 +256,11 @@ def _emulated(subject: Subject, job: JobSpec, examples: Sequence[Example], n: in
     small = absolute_paths(for_backend(job, "emulator")[0], subject.folder)
     if small.emulator.policy == "replay" and small.emulator.completions:
         return _of_file(examples, _plain_rows(Path(small.emulator.completions)))
-    drawn = load_backend("emulator").generate(small, None, examples, n)
+    return groups_of(examples, load_backend("emulator").generate(small, None, examples, n))
+
+
+def groups_of(examples: Sequence[Example], drawn: Sequence[Sequence[Completion]]) -> list[GroupCall]:
+    """Completions that were drawn for the examples, as reward functions get them."""
     made = [_group(example, [item.text for item in items]) for example, items in zip(examples, drawn, strict=True)]
     return [
         replace(
@@ -285,7 +290,7 @@ def rescore(
     spec = read_json(handle.home.run(handle.id).spec_json) or {}
     subject = _subject(job or spec["job_file"], () if job else spec["overrides"], home)
     batches: list[_Batch] = []
-    with handle.reading() as store, _host(subject) as host:
+    with handle.reading() as store, reward_host(subject) as host:
         wanted = [step for step in queries.steps(store, handle.id, split) if _is_within(step, steps)]
         messages = _messages(subject)
         for step in wanted:
@@ -354,7 +359,7 @@ def _rescored(handle: RunHandle, subject: Subject, batches: Sequence[_Batch], st
     functions = subject.bundle.functions
     before = dict.fromkeys(name for row in rows for name in row.scores)
     common = [(i, function.name) for i, function in enumerate(functions) if function.name in before]
-    rewards = _rewards(scores, subject)
+    rewards = rewards_of(scores, subject)
     figures = [
         function_figures([row[i] for row in scores], None, sizes, weight=f.weight, columns=())
         for i, f in enumerate(functions)
@@ -388,7 +393,7 @@ def _grouped(values: Sequence[float | None], sizes: Sequence[int]) -> list[Seque
     return [values[start : start + size] for start, size in zip(starts, sizes, strict=True)]
 
 
-def _rewards(scores: Sequence[Sequence[Score]], subject: Subject) -> list[float | None]:
+def rewards_of(scores: Sequence[Sequence[Score]], subject: Subject) -> list[float | None]:
     """Weighted sums, as the run makes them."""
     from runner.grpo.advantages import weighted_rewards
     from runner.grpo.run import optimised_values

@@ -13,9 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from runner.backends.trl.hub import model_findings
 from runner.backends.trl.memory import leave_word, within_memory
 from runner.backends.trl.model import device
 from runner.backends.trl.settings import batching
+from runner.grpo.outlook import Outlook
 from runner.grpo.run import Run
 from runner.grpo.types import Completion, Example
 from runner.journal.events import Difference
@@ -44,6 +46,14 @@ class TRLBackend:
         self, job: JobSpec, train: Sequence[Example] = (), held_out: Sequence[Example] = ()
     ) -> list[Difference]:
         return []
+
+    def outlook(self, job: JobSpec, train: Sequence[Example] = ()) -> Outlook:
+        if found := list(model_findings(job.model)):
+            return Outlook(findings=found)
+        _quieten()
+        from runner.backends.trl.preflight import outlook
+
+        return outlook(job, train, device() or "cpu")
 
     def train(self, job: JobSpec, run: Run) -> None:
         first = run.begin()
