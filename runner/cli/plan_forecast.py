@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from runner.cli.out import note
+from runner.cli.reward_test import call_time
 from runner.cli.text import clean_line, duration, indent, number, plural, size, table
 from runner.queue.home import Home
 from runner.queue.jobs import Checked
@@ -116,7 +116,3 @@ def _probe(found: Probe) -> Iterator[str]:
     ]
     yield from table([("reward", "mean", "spread", "p95 of a call", ""), *rows], right=(1, 2, 3))
     yield f"generated in {duration(found.generate_seconds)}, scored in {duration(found.score_seconds)}"
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return "–" if seconds is None or not math.isfinite(seconds) else f"{seconds * 1e3:.1f} ms"

@@ -93,7 +93,7 @@ def _tokens(tokenizer: Any, config: Any, train: Sequence[Example]) -> Tokens:
     texts = [prompt_text(tokenizer, example) for example in train]
     ids = token_ids(tokenizer, texts, chat=is_chat(train[0]))
     lengths = [len(row) for row in ids]
-    special = set(tokenizer.all_special_ids)
+    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     return Tokens(
         median=int(median(lengths)),
         longest=max(lengths),
