@@ -109,7 +109,7 @@ def _probe(found: Probe) -> Iterator[str]:
             clean_line(item.name),
             number(item.mean),
             number(item.spread),
-            _milliseconds(item.p95),
+            call_time(item.p95),
             f"{item.failed} failed",
         )
         for item in found.figures
