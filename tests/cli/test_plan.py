@@ -56,7 +56,8 @@ def test_a_probe_draws_completions_and_says_whether_grpo_can_learn(tmp_path: Pat
 
 
 def test_a_probe_of_rewards_that_say_the_same_of_everything_tells_so(tmp_path: Path) -> None:
-    rewards = "def right(prompt, completion, example):\n    return 1.0\n\n\ndef long(prompt, completion, example):\n    1 / 0\n"
+    arguments = "(prompt, completion, example):\n    "
+    rewards = f"def right{arguments}return 1.0\n\n\ndef long{arguments}1 / 0\n"
     make_job(tmp_path, rewards=rewards)
     done = cli("plan", "colours", "--backend", "emulator", "--probe", cwd=tmp_path)
     assert done.returncode == 0
