@@ -136,9 +136,7 @@ def say(what: str, value: float, goal: float | None, detail: str) -> None:
 
 def main() -> None:
     model = Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED
-    print(
-        f"{COMPLETIONS} completions of {TOKENS} tokens a step, {STEPS} steps, {ROUNDS} rounds in turn; model {model.name}"
-    )
+    print(f"{COMPLETIONS} completions of {TOKENS} tokens a step, {STEPS} steps, {ROUNDS} rounds in turn; {model.name}")
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs; a loaded machine makes every time worse")
     rounds = [(measured(OURS, model), measured(BARE, model)) for _ in range(ROUNDS)]
     goal = 20 + 0.06 * COMPLETIONS
