@@ -14,7 +14,7 @@ demo: .venv/.demo  ## the main job on the CPU emulator: a tiny language model le
 	.venv/bin/runner emulate jobs/examples/countdown
 
 test: .venv/.test  ## everything that proves the product on this machine
-	.venv/bin/python -m pytest -q -m 'not soak and not vllm'
+	.venv/bin/python -m pytest -q -m 'not soak and not vllm' --numprocesses auto --maxprocesses 4 --timeout 300
 
 test-vllm: .venv-vllm/.ready  ## the TRL backend with the real vLLM engine on this CPU; an environment of 4 GB of its own
 	.venv-vllm/bin/python -m pytest -q -m vllm

@@ -11,6 +11,7 @@ from emulator.lm.config import LINEAR
 from emulator.loop import Loop, sampling
 from emulator.policy import Policy
 from emulator.replay import DEFAULT_LEARNING_RATE, Recorded, ReplayPolicy, missing
+from runner.grpo.order import micro_batch
 from runner.grpo.outlook import Outlook
 from runner.grpo.run import Run
 from runner.grpo.types import Completion, Example
@@ -172,9 +173,10 @@ def _lm_differences(job: JobSpec, examples: Sequence[Example]) -> Iterator[Diffe
     grpo = job.grpo
     if grpo.optim not in ADAMW:
         yield _not_implemented("grpo.optim", grpo.optim, "AdamW, with the job's figures")
-    if grpo.loss_type == "bnpo":
-        detail = "averaged over the completions of a step; TRL averages over those of a forward pass"
-        yield _not_implemented("grpo.loss_type", grpo.loss_type, detail)
+    completions = grpo.prompts_per_step * grpo.num_generations
+    if grpo.loss_type == "bnpo" and grpo.micro_batch not in (None, size := micro_batch(completions, grpo.micro_batch)):
+        detail = f"bnpo averages over {size} completions, which divides the {completions} of an emulated step"
+        yield Difference(field="grpo.micro_batch", asked=str(grpo.micro_batch), kind="capped", detail=detail)
     if grpo.dtype == "bfloat16":
         yield _not_applicable("grpo.dtype", grpo.dtype, "float32 on a CPU")
     yield from _lora_differences(job)

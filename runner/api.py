@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,6 @@ from runner.queue import local, publish
 from runner.queue.home import Home, find_home
 from runner.queue.jobs import BackendName, Checked, JobLike, validate
 from runner.queue.progress import Progress, progress
-from runner.queue.retry import Again, decide
 from runner.queue.submit import Device
 from runner.queue.submit import submit as _submit
 from runner.spec.errors import JobError
@@ -102,19 +101,11 @@ class RunHandle:
         """Starts the run again where it has just been held for a cause that a new process may get over and its own
         `retry:` says so; gives why, or nothing. For what was killed only `runner watch` does so, and faults of the
         emulator are there to be seen."""
-        row = self.row
-        reason = row.reason if row.state is State.HELD and not row.emulated else None
-        if reason is not Reason.OUT_OF_MEMORY and reason is not Reason.ENGINE_FAILED:
-            return ""
-        policy = JobSpec.model_validate_json(row.spec).retry
         with self.reading() as store:
-            kept = [item.step for item in queries.checkpoints(store, self.id) if item.kept]
-            said = decide(reason, row.detail, store.attempts(self.id), max(kept, default=None), policy)
-            if not isinstance(said, Again):
-                return ""
-            local.resume(self.home, store, self.id)
-        self.start()
-        return f"{reason}: {said.detail}"
+            why = local.resume_by_rule(self.home, store, self.id)
+        if why:
+            self.start()
+        return why
 
     def wait(self) -> RunHandle:
         """Blocks until the run has ended. Ctrl-C stops it with a checkpoint; a second one ends it at once."""
@@ -361,20 +352,35 @@ def rerun(
     return _start(new, wait, detach)
 
 
-SHAPE = ("prompts_per_step", "num_generations", "generate_every", "num_iterations")
-"""Fields of `grpo:` that say where in its batch a checkpoint is."""
+SHAPE = (
+    *(f"grpo.{name}" for name in ("prompts_per_step", "num_generations", "generate_every", "num_iterations")),
+    *("lora", "lora.rank", "lora.target_modules"),
+)
+WHOSE = {True: ("emulator.policy", "emulator.model"), False: ("model",)}
+"""Fields that say where in its batch a checkpoint is and what weights it holds; and those for emulated runs, for real
+ones, that say of which model."""
 
 
 def _refuse_other_shape(run: RunHandle, checked: Checked) -> None:
-    """Raises StoreError when the job's batches no longer have the shape of the run whose checkpoint it goes on from."""
-    old = (read_json(run.home.run(run.id).spec_json) or {})["job"]["grpo"]
-    for name in SHAPE:
-        new = getattr(checked.job.grpo, name)
-        if new != old[name]:
+    """Raises StoreError when the checkpoint of that run is none that the job, as it is now, could go on from."""
+    old: dict[str, Any] = (read_json(run.home.run(run.id).spec_json) or {})["job"]
+    new = checked.job.model_dump(mode="json")
+    for name in (*WHOSE[run.row.emulated], *SHAPE):
+        was, now = _shape(old, name), _shape(new, name)
+        if was != now:
             raise StoreError(
-                f"grpo.{name} is {new}, but {run.id} was trained with {old[name]}; its checkpoint can't go on so. "
-                f"`--set grpo.{name}={old[name]}` keeps it, or rerun from scratch."
+                f"{name} is {now}, but {run.id} was trained with {was}; its checkpoint can't go on so. "
+                "Set it back, or rerun from scratch."
             )
+
+
+def _shape(job: Mapping[str, Any], name: str) -> Any:
+    """The value of a dotted name; of `lora` itself only whether there is one, and nothing of what is in none."""
+    section, _, field = name.partition(".")
+    if not field:
+        return job[name] if isinstance(job.get(name), str) else "unset" if job.get(name) is None else "set"
+    inside: Mapping[str, Any] = job.get(section) or {}
+    return inside.get(field) or "unset"
 
 
 def _job_file(run: RunHandle) -> Path:

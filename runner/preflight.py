@@ -14,9 +14,10 @@ from runner.backends import load_backend
 from runner.grpo.inputs import as_trained
 from runner.grpo.outlook import Memory, Outlook, Tokens
 from runner.grpo.types import Completion
-from runner.preview import Subject, groups_of, reward_host, rewards_of
+from runner.preview import Subject, groups_of, host_of
 from runner.queue.home import find_home
 from runner.queue.jobs import Checked
+from runner.rescoring import rewards_of
 from runner.rewards import bundle
 from runner.rewards.contract import Score
 from runner.rewards.figures import FunctionFigures, function_figures
@@ -109,7 +110,7 @@ def probe(checked: Checked, *, prompts: int = 16, passes: float = 1.0) -> Probe:
     drawn = load_backend(checked.backend).generate(job, None, examples, job.grpo.num_generations)
     generated = time.monotonic()
     subject = Subject(bundle=bundle.locked(checked.rewards), folder=checked.loaded.folder, job=job)
-    with reward_host(subject) as host:
+    with host_of(subject) as host:
         starting = time.monotonic()
         scores = host.score(groups_of(examples, drawn), step=0, split="train")
         seconds = time.monotonic() - starting

@@ -1,4 +1,4 @@
-"""Rewards before and beside training: tried on completions that are there, or scored again under an edited file.
+"""Rewards tried before training, on completions that are there. `runner.rescoring` scores recorded ones again.
 
 Nothing is submitted and nothing recorded. Functions run as in training: from a bundle, in isolated workers.
 """
@@ -13,19 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from runner.api import RunHandle, open_run
+from runner.api import open_run
 from runner.data.examples import Example
 from runner.data.load import load_examples
 from runner.data.read import read
 from runner.grpo.inputs import absolute_paths
 from runner.grpo.types import Completion
-from runner.journal.events import Split
-from runner.journal.folder import read_json
 from runner.queue.home import Home, find_home
 from runner.queue.jobs import find_job, load_job
 from runner.rewards import bundle
 from runner.rewards.contract import GroupCall, Score
-from runner.rewards.figures import Change, Failure, FunctionFigures, change, function_figures
+from runner.rewards.figures import FunctionFigures, function_figures
 from runner.rewards.host import RewardHost
 from runner.rewards.inprocess import score_here
 from runner.rewards.sandbox import Settings, settings_of
@@ -59,30 +57,6 @@ class Trial:
     def failed(self) -> int:
         """Calls that failed."""
         return sum(figures.failed for figures in self.figures)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rescored:
-    """A run's stored completions under the reward files as they are now."""
-
-    run: str
-    versions: Sequence[str]
-    """That scored them in the run."""
-    version: str
-    """Of the files now."""
-    steps: Sequence[int]
-    completions: int
-    changes: Sequence[Change]
-    """Of every function that is in both, and of the `reward`: first all of it, then each function."""
-    added: Sequence[str]
-    removed: Sequence[str]
-    failed: Mapping[str, int]
-    """Calls of each function that fail now."""
-    failures: Sequence[Failure]
-
-    @property
-    def is_failed(self) -> bool:
-        return any(self.failed.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,12 +94,12 @@ def try_rewards(
     `debug` calls in this process, once, without deadline or isolation, so that breakpoints work.
     Raises JobError, StoreError.
     """
-    subject = _subject(target, overrides, home)
+    subject = subject_of(target, overrides, home)
     origin, groups = _groups(subject, completions, run, rows, n, home)
     if debug:
         scores, again = score_here(subject.bundle, subject.folder, groups), []
     else:
-        with reward_host(subject) as host:
+        with host_of(subject) as host:
             scores, again = (host.score(groups, step=0, split="train") for _ in range(TRIED_TWICE))
     sizes = [len(group.completions) for group in groups]
     figures = [
@@ -141,7 +115,7 @@ def try_rewards(
     return Trial(version=subject.bundle.sha256, origin=origin, groups=groups, scores=scores, figures=figures)
 
 
-def _subject(target: str | Path, overrides: Sequence[str], home: str | Path | None) -> Subject:
+def subject_of(target: str | Path, overrides: Sequence[str], home: str | Path | None) -> Subject:
     file, _, name = str(target).partition(".py:")
     if name or str(target).endswith(".py"):
         return _file_subject(Path(file if not name else f"{file}.py"), name)
@@ -160,7 +134,7 @@ def _file_subject(path: Path, name: str) -> Subject:
 
 
 @contextmanager
-def reward_host(subject: Subject) -> Generator[RewardHost]:
+def host_of(subject: Subject) -> Generator[RewardHost]:
     """Budgets and caches of runs are left alone."""
     job = subject.job
     settings = settings_of(job, subject.folder) if job else Settings(job_folder=subject.folder)
@@ -178,7 +152,7 @@ def _groups(
         handle = open_run(run, home=home)
         with handle.reading() as store:
             found = queries.completions(store, handle.id, limit=rows * n)
-            return "recorded", _recorded(store, handle.id, found, {})
+            return "recorded", recorded(store, handle.id, found, {})
     if completions is not None and subject.job is None:
         return "file", _of_rows(_plain_rows(completions)[:rows])
     if subject.job is None:
@@ -273,60 +247,7 @@ def groups_of(examples: Sequence[Example], drawn: Sequence[Sequence[Completion]]
     ]
 
 
-# ---------------------------------------------------------------------------------------------------- scoring again
-
-
-def rescore(
-    run: str,
-    *,
-    steps: tuple[int, int] | None = None,
-    split: Split = "train",
-    job: str | Path | None = None,
-    home: str | Path | None = None,
-) -> Rescored:
-    """Every stored completion of a run (of the steps from `steps[0]` to `steps[1]`) under the run's job's reward files
-    as they are now, or under those of another `job`, compared with the scores in store. Raises JobError, StoreError."""
-    handle = open_run(run, home=home)
-    spec = read_json(handle.home.run(handle.id).spec_json) or {}
-    subject = _subject(job or spec["job_file"], () if job else spec["overrides"], home)
-    batches: list[_Batch] = []
-    with handle.reading() as store, reward_host(subject) as host:
-        wanted = [step for step in queries.steps(store, handle.id, split) if _is_within(step, steps)]
-        messages = _messages(subject)
-        for step in wanted:
-            rows = queries.completions(store, handle.id, step=step, split=split, limit=ALL)
-            groups = _recorded(store, handle.id, rows, messages)
-            batches.append(
-                _Batch(rows, [len(group.completions) for group in groups], host.score(groups, step=step, split=split))
-            )
-    if not batches:
-        raise JobError([Finding(code="no-completions", message=f"{handle.id} has no completions of such steps")])
-    return _rescored(handle, subject, batches, wanted)
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    rows: Sequence[CompletionRow]
-    sizes: Sequence[int]
-    scores: Sequence[Sequence[Score]]
-
-
-def _is_within(step: int, steps: tuple[int, int] | None) -> bool:
-    return steps is None or steps[0] <= step <= steps[1]
-
-
-def _messages(subject: Subject) -> Mapping[int, Sequence[Mapping[str, str]]]:
-    """Chat turns by example id; none where the dataset is not there any more."""
-    if subject.job is None:
-        return {}
-    try:
-        data = load_examples(subject.job, subject.folder)
-    except JobError:
-        return {}
-    return {e.id: e.prompt for e in (*data.train, *data.eval) if not isinstance(e.prompt, str)}  # pyright: ignore[reportReturnType]
-
-
-def _recorded(
+def recorded(
     store: Store,
     run_id: str,
     rows: Sequence[CompletionRow],
@@ -350,55 +271,3 @@ def _recorded(
             )
         )
     return made or _nothing(f"{run_id} has recorded no completions")
-
-
-def _rescored(handle: RunHandle, subject: Subject, batches: Sequence[_Batch], steps: Sequence[int]) -> Rescored:
-    rows = [row for batch in batches for row in batch.rows]
-    scores = [row for batch in batches for row in batch.scores]
-    sizes = [size for batch in batches for size in batch.sizes]
-    functions = subject.bundle.functions
-    before = dict.fromkeys(name for row in rows for name in row.scores)
-    common = [(i, function.name) for i, function in enumerate(functions) if function.name in before]
-    rewards = rewards_of(scores, subject)
-    figures = [
-        function_figures([row[i] for row in scores], None, sizes, weight=f.weight, columns=())
-        for i, f in enumerate(functions)
-    ]
-    return Rescored(
-        run=handle.id,
-        versions=list(dict.fromkeys(row.reward_version for row in rows)),
-        version=subject.bundle.sha256,
-        steps=steps,
-        completions=len(rows),
-        changes=[
-            change("reward", _grouped([row.reward for row in rows], sizes), _grouped(rewards, sizes)),
-            *(
-                change(
-                    name,
-                    _grouped([row.scores[name].value if name in row.scores else None for row in rows], sizes),
-                    _grouped([row[i].value for row in scores], sizes),
-                )
-                for i, name in common
-            ),
-        ],
-        added=[function.name for function in functions if function.name not in before],
-        removed=[name for name in before if name not in {function.name for function in functions}],
-        failed={item.name: item.failed for item in figures},
-        failures=[failure for item in figures for failure in item.failures],
-    )
-
-
-def _grouped(values: Sequence[float | None], sizes: Sequence[int]) -> list[Sequence[float | None]]:
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    return [values[start : start + size] for start, size in zip(starts, sizes, strict=True)]
-
-
-def rewards_of(scores: Sequence[Sequence[Score]], subject: Subject) -> list[float | None]:
-    """Weighted sums, as the run makes them."""
-    from runner.grpo.advantages import weighted_rewards
-    from runner.grpo.run import optimised_values
-
-    functions = subject.bundle.functions
-    optimised = [i for i, function in enumerate(functions) if function.weight != 0]
-    values = [optimised_values(row, optimised, functions) for row in scores]
-    return weighted_rewards(values, [functions[i].weight for i in optimised])

@@ -18,7 +18,7 @@ from pathlib import Path
 from runner.backends import load_backend
 from runner.data.load import load_examples
 from runner.grpo.checkpoint import last_step
-from runner.grpo.guards import RewardFailure
+from runner.grpo.guards import LiveLimits, RewardFailure
 from runner.grpo.inputs import Inputs, read_inputs, reward_settings
 from runner.grpo.reload import Past, Reload
 from runner.grpo.run import Run
@@ -129,6 +129,7 @@ def _train(folder: RunFolder, attempt: int, journal: Journal, stop: list[int], l
             journal=journal,
             stop_requested=lambda: bool(stop),
             emulated=inputs.emulated,
+            limits=LiveLimits(folder.live_json, inputs.job.limits),
         )
         backend = load_backend(inputs.backend)
         found = backend.differences(inputs.job, data.train, run.held_out)

@@ -30,7 +30,7 @@ VERBS = {
     "rerun": ("queue", "Makes a new run of a run's job."),
     "diff": ("diff", "Compares two runs or job files."),
     "prompt": ("prompt", "Asks a run's model, beside the one it began with."),
-    "export": ("export", "Writes model, completions and metrics."),
+    "export": ("export", "Writes model, completions, metrics and a web page."),
     "reward": ("reward", "Tries, compares and manages reward functions."),
     "ui": ("ui", "Shows jobs, runs, completions and rewards in a browser."),
     "schema": ("schema", "Prints a JSON Schema."),

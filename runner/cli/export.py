@@ -1,4 +1,4 @@
-"""`runner export`: a run's model, completions and metrics as files. Nothing that exists is overwritten."""
+"""`runner export`: a run's model, completions, metrics and pages as files. Nothing that exists is overwritten."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ def export(
     model: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Adapter or model with its tokenizer, a card and its provenance.")
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Graphs, completions and rewards as one web page: .html.")
+    ] = None,
     step: Annotated[int | None, typer.Option(help="The checkpoint to take the model from. Default: the last.")] = None,
     verify: Annotated[
         bool, typer.Option(help="See whether the exported model loads, and differs from its base.")
@@ -41,24 +44,31 @@ def export(
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Writes model, completions and metrics. As files, all three into RUN/ unless some are named."""
+    """Writes model, completions, metrics and a web page. As files, all into RUN/ unless some are named."""
     from runner import api
 
     handle = api.open_run(run, home=home)
     run_id = handle.row.id
-    if completions is metrics is model is None:
+    if completions is metrics is model is html is None:
         folder = Path(run_id)
-        completions, metrics = folder / "completions.parquet", folder / "metrics.csv"
+        completions, metrics, html = folder / "completions.parquet", folder / "metrics.csv", folder / "run.html"
         model = folder / "model" if step is not None or _has_checkpoint(handle) else None
         if model is None:
             note("no checkpoint, so no model")
-    for path, endings in ((completions, (".jsonl", ".parquet")), (metrics, (".csv", ".jsonl")), (model, ())):
+    for path, endings in (
+        (completions, (".jsonl", ".parquet")),
+        (metrics, (".csv", ".jsonl")),
+        (html, (".html",)),
+        (model, ()),
+    ):
         _refuse(path, endings)
     written: dict[str, Any] = {}
     if completions is not None:
         written["completions"] = (completions, plural(_write_completions(handle, completions), "completion"))
     if metrics is not None:
         written["metrics"] = (metrics, plural(_write_metrics(handle, metrics), "value"))
+    if html is not None:
+        written["html"] = (html, _write_page(handle, html))
     if model is not None:
         written["model"] = (model, _write_model(handle, model, step))
     wrong = _verify(handle, model) if model is not None and verify else []
@@ -148,6 +158,15 @@ def _write_metrics(handle: RunHandle, path: Path) -> int:
         writer.writerow(("metric", "step", "value"))
         writer.writerows(values)
     return len(values)
+
+
+def _write_page(handle: RunHandle, path: Path) -> str:
+    from runner.monitor import export as pages
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with handle.reading() as store:
+        count = pages.write(store, store.run(handle.id), path)
+    return f"{plural(count, 'completion')}, {size(path.stat().st_size)}"
 
 
 def _has_checkpoint(handle: RunHandle) -> bool:

@@ -11,7 +11,7 @@ from runner.cli.boundary import FAILED
 from runner.cli.options import HomeOption, JsonOption, RunArgument
 from runner.cli.out import Line, note, say, say_json
 from runner.cli.text import clean_line, indent, number, plural, table
-from runner.preview import Rescored
+from runner.rescoring import Rescored
 from runner.rewards.figures import Change
 
 
@@ -27,7 +27,7 @@ def rescore(
     json: JsonOption = False,
 ) -> None:
     """Scores recorded completions again. With the reward files as they are now; nothing is recorded."""
-    from runner.preview import rescore as rescore_run
+    from runner.rescoring import rescore as rescore_run
 
     result = rescore_run(run, steps=_steps(step), split=split, job=job, home=home)
     if json:
@@ -54,7 +54,7 @@ def _steps(text: str) -> tuple[int, int] | None:
 def plain(result: Rescored) -> dict[str, Any]:
     from dataclasses import asdict
 
-    return asdict(result)
+    return {name: value for name, value in asdict(result).items() if name != "totals"}
 
 
 def lines(result: Rescored) -> Iterator[Line]:

@@ -24,7 +24,9 @@ def ui(
         list[str] | None, typer.Option(metavar="NAME", help="A name that the pages may be called by. Repeatable.")
     ] = None,
     token: Annotated[bool, typer.Option("--token/--no-token", help="--no-token: asks nobody who they are.")] = True,
-    allow_edit: Annotated[bool, typer.Option("--allow-edit", help="Lets the pages publish reward code.")] = False,
+    allow_edit: Annotated[
+        bool, typer.Option("--allow-edit", help="The reward lab: pages may run, publish and save reward code.")
+    ] = False,
     open_: Annotated[bool, typer.Option("--open", help="Opens the pages in a browser.")] = False,
     home: HomeOption = None,
 ) -> None:
@@ -34,6 +36,10 @@ def ui(
     from runner.monitor.token import read_or_make
 
     _refuse_open_doors(is_loopback(host), host, allowed_host or [], token)
+    if allow_edit and not token:
+        raise typer.BadParameter(
+            "--allow-edit needs the token: without it every user of this machine could run code as you."
+        )
     where = home_of(home)
     secret = read_or_make(where.state) if token else None
     settings = Settings(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from runner.grpo.types import Outcome, Reason, Scored
 from runner.spec.model import Best, Condition, Expect, Limits, Stop
@@ -60,6 +63,22 @@ def over_budget(limits: Limits, seconds: float, tokens: int) -> Reason | None:
     if limits.max_tokens is not None and tokens >= limits.max_tokens:
         return Reason.TOKEN_LIMIT
     return None
+
+
+class LiveLimits:
+    """A run's budgets, which may be edited while it trains: the file `live.json` in its folder, once there is one."""
+
+    def __init__(self, path: Path, submitted: Limits) -> None:
+        self._path, self._limits = path, submitted
+        self._changed_at = 0
+
+    def __call__(self) -> Limits:
+        with contextlib.suppress(OSError):
+            changed_at = self._path.stat().st_mtime_ns
+            if changed_at != self._changed_at:
+                self._limits = Limits.model_validate(json.loads(self._path.read_text())["limits"])
+                self._changed_at = changed_at
+        return self._limits
 
 
 def duration(text: str) -> int:

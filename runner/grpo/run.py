@@ -27,7 +27,7 @@ from runner.grpo.types import Completion, Group, Next, Reason, Scored, Split
 from runner.journal import events
 from runner.journal.log import Journal
 from runner.rewards.contract import GroupCall, Score
-from runner.spec.model import JobSpec
+from runner.spec.model import JobSpec, Limits
 
 
 class Function(Protocol):
@@ -74,6 +74,7 @@ class Run:
         stop_requested: Callable[[], bool],
         emulated: bool,
         switch: Switch | None = None,
+        limits: Callable[[], Limits] | None = None,
     ) -> None:
         self.job = job
         self.held_out = tuple(held_out[: job.evaluation.limit])
@@ -88,6 +89,7 @@ class Run:
         self._switch = switch
         self._journal = journal
         self._stop_requested = stop_requested
+        self._limits = limits or (lambda: job.limits)
         self._expects = job.emulator.expect if emulated else job.expect
         named = (*self._expects, *(item for item in (job.stop, job.checkpoints.best) if item is not None))
         self._watched = {item.metric for item in named}
@@ -247,7 +249,7 @@ class Run:
             return Reason.GOAL_REACHED
         if self._stop_requested():
             return Reason.STOPPED
-        return guards.over_budget(self.job.limits, self._seconds, self._tokens)
+        return guards.over_budget(self._limits(), self._seconds, self._tokens)
 
     def _evaluation_due(self, step: int, *, last: bool) -> bool:
         every = self.job.evaluation.every

@@ -2,6 +2,7 @@
 
 run.json          who the run is: id, job, revision, backend, parent, where the job lies
 spec.json         the resolved spec, every default written out
+live.json         `limits`, where the job's file has had others since
 environment.json  what the rewards' `packages:` came to; absent where they run beside the runner
 source/           the job's files as submitted: job.yaml, data, recorded completions
 rewards/<sha256>/ sources of every reward version; rewards/wanted names the one to use (`runner.rewards.versions`)
@@ -36,6 +37,10 @@ class RunFolder:
     @property
     def spec_json(self) -> Path:
         return self.path / "spec.json"
+
+    @property
+    def live_json(self) -> Path:
+        return self.path / "live.json"
 
     @property
     def environment_json(self) -> Path:

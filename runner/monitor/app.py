@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from runner import api
-from runner.monitor import actions, bundle, live, rollouts, runs
+from runner.monitor import actions, bundle, lab, live, rollouts, runs
 from runner.monitor.guard import Guard, refusal
 from runner.monitor.settings import Settings
 from runner.spec.errors import JobError
@@ -36,8 +36,9 @@ def build(settings: Settings, *, dist: Path = bundle.DIST) -> tuple[ASGIApp, Fas
     )
     app.state.settings = settings
     app.state.live = live.Live(settings)
+    app.state.labs = lab.Labs()
     app.state.dist = dist
-    for part in (runs, rollouts, actions, live, bundle):
+    for part in (runs, rollouts, actions, lab, live, bundle):
         app.include_router(part.router)
     _handle_errors(app)
     return Guard(app, settings), app
@@ -48,6 +49,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     app.state.live.start()
     yield
     app.state.live.close()
+    app.state.labs.close()
 
 
 def _handle_errors(app: FastAPI) -> None:

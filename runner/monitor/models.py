@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from runner.journal.events import Split
 from runner.journal.states import Reason, State
@@ -18,6 +18,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Figure = Annotated[float | None, BeforeValidator(_finite)]
 
 
@@ -264,8 +265,98 @@ class LogList(Model):
 
 class VersionSources(Model):
     files: dict[str, str]
+    editable: list[str]
+    """Those that somebody wrote; the others are generated from the job."""
     diff_from_previous: str
     """Unified diff; empty for the first version."""
+    wanted: str
+    """The version that the run is to use, as of now."""
+
+
+class Edited(Model):
+    base: Sha256
+    """The reward version whose files were edited."""
+    files: dict[str, str] = Field(min_length=1)
+    """The edited ones, by their path in the job's folder."""
+
+
+class RescoreRequest(Edited):
+    last_steps: int = Field(default=20, ge=1, le=100_000)
+    """How many of the latest steps that have completions."""
+    split: Split = "train"
+
+
+class Publication(Edited):
+    expected: Sha256
+    """`wanted` of the version that was shown: an edit that came in between is not overwritten."""
+
+
+class Published(Model):
+    sha256: str
+
+
+class VersionNumber(Model):
+    version: int = Field(ge=1)
+
+
+class Saved(Model):
+    paths: list[str]
+
+
+class ScoreChange(Model):
+    """A function's scores, or the `reward`, before and after, over the same completions."""
+
+    name: str
+    values: int
+    changed: int
+    mean_before: Figure
+    mean_after: Figure
+    rank_correlation: Figure
+    group_rank_correlation: Figure
+    new_winners: int
+    """Groups with another best completion."""
+    gained: int
+    """Groups that had no signal and have some."""
+    lost: int
+    groups: int
+
+
+class Moved(Model):
+    rollout_id: int
+    step: int
+    completion: str
+    """Its beginning."""
+    before: Figure
+    after: Figure
+
+
+class CallFailure(Model):
+    outcome: str
+    error: str
+
+
+class Rescored(Model):
+    version: str
+    """sha256 of the version that the edited files make."""
+    steps: tuple[int, int]
+    completions: int
+    changes: list[ScoreChange]
+    failed: dict[str, int]
+    """Calls of each function that fail."""
+    failures: list[CallFailure]
+    points: list[tuple[Figure, Figure]]
+    """Totals before and after of some of the completions."""
+    moved: list[Moved]
+    """Completions whose totals changed, most changed first."""
+
+
+class Lab(Model):
+    state: Literal["idle", "scoring", "done", "failed", "cancelled"]
+    done: int = 0
+    """Steps."""
+    total: int = 0
+    error: str | None = None
+    result: Rescored | None = None
 
 
 class MetricChange(Model):

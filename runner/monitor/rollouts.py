@@ -14,10 +14,10 @@ from fastapi import HTTPException, Path, Query
 from runner.journal.events import Split
 from runner.monitor import models
 from runner.monitor.reading import BIG, Count, Limit, OfRun, Reading, api_router
-from runner.rewards.bundle import read
+from runner.rewards.bundle import Bundle, editable
+from runner.rewards.versions import Shelf
 from runner.store import browse, queries
-from runner.store.rows import CompletionRow, GroupRow, PromptRow, RunRow
-from runner.store.store import Store
+from runner.store.rows import CompletionRow, GroupRow, PromptRow
 
 router = api_router()
 
@@ -160,19 +160,28 @@ def version(store: Reading, row: OfRun, sha256: Sha256) -> models.VersionSources
     known = [one.sha256 for one in queries.reward_versions(store, row.id)]
     if sha256 not in known:
         raise HTTPException(404, f"{row.id} has no reward version {sha256[:12]}")
+    shelf = Shelf(store.folder(row).rewards)
     place = known.index(sha256)
-    files = _sources(store, row, sha256)
-    before = _sources(store, row, known[place - 1]) if place else files
-    return models.VersionSources(files=files, diff_from_previous="".join(_diff(before, files)))
+    shown = _bundle(shelf, sha256)
+    before = _sources(_bundle(shelf, known[place - 1])) if place else _sources(shown)
+    return models.VersionSources(
+        files=_sources(shown),
+        editable=editable(shown),
+        diff_from_previous="".join(_diff(before, _sources(shown))),
+        wanted=shelf.target.sha256,
+    )
 
 
-def _sources(store: Store, row: RunRow, sha256: str) -> dict[str, str]:
-    """The files of a version that the run is known to have, by their path in the job's folder."""
+def _bundle(shelf: Shelf, sha256: str) -> Bundle:
     try:
-        found = read(store.folder(row).rewards / sha256).sources
+        return shelf.bundle(sha256)
     except (OSError, ValueError) as error:
         raise HTTPException(404, f"The sources of reward version {sha256[:12]} can't be read: {error}") from error
-    return {path: source.decode(errors="replace") for path, source in found.items()}
+
+
+def _sources(version: Bundle) -> dict[str, str]:
+    """The files of a version, by their path in the job's folder."""
+    return {path: source.decode(errors="replace") for path, source in version.sources.items()}
 
 
 def _diff(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:

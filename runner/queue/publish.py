@@ -15,7 +15,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,49 @@ def update_function(
     updated = bundle.with_function(shelf.bundle(base), shelf.path(base), name, source, attribute, weight)
     shelf.publish(updated, "call")
     return updated.sha256
+
+
+def publish_sources(home: Home, store: Store, run_id: str, base: str, edited: Mapping[str, str], expected: str) -> str:
+    """Publishes the version `base` with some of its files edited; gives the sha256 of the version that makes.
+
+    `expected`: the version that whoever edited believed to be the wanted one; an edit that came in between is not
+    overwritten unseen. Raises StoreError for that and when the run has ended, JobError for files that make no version.
+    """
+    _versions_of_open_run(home, store, run_id)
+    shelf = Shelf(home.run(run_id).rewards)
+    if shelf.target.sha256 != expected:
+        raise StoreError(f"the rewards of {run_id} were changed in between; look at the latest version, then publish")
+    updated = bundle.with_sources(_known(shelf, base), edited)
+    shelf.publish(updated, "lab")
+    return updated.sha256
+
+
+def save_sources(folder: RunFolder, base: str, edited: Mapping[str, str]) -> list[Path]:
+    """Writes edited files of the version `base` into the job's folder, each at once; gives their paths.
+
+    Raises StoreError, before anything is written, where a file there is not the version's any more: somebody else has
+    edited it. JobError for files that make no version.
+    """
+    version = _known(Shelf(folder.rewards), base)
+    bundle.with_sources(version, edited)
+    job_folder = Path((read_json(folder.spec_json) or {})["job_folder"])
+    targets = {job_folder / path: (version.sources[path], text.encode()) for path, text in edited.items()}
+    for path, (old, new) in targets.items():
+        if not path.is_file() or path.read_bytes() not in (old, new):
+            raise StoreError(f"{path} is not the file of this reward version any more; copy your edit there by hand")
+    for path, (_, new) in targets.items():
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        part.write_bytes(new)
+        part.chmod(path.stat().st_mode & 0o777)
+        part.replace(path)
+    return list(targets)
+
+
+def _known(shelf: Shelf, sha256: str) -> bundle.Bundle:
+    try:
+        return shelf.bundle(sha256)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"reward version {sha256[:12]} can't be read: {error}") from error
 
 
 def rollback(home: Home, store: Store, run_id: str, to: int | None = None) -> RewardVersionRow:

@@ -207,6 +207,44 @@ def with_function(base: Bundle, folder: Path, name: str, source: str, attribute:
     return _bundle(functions, sources, base.packages, base.locked)
 
 
+def with_sources(base: Bundle, edited: Mapping[str, str]) -> Bundle:
+    """The version with other texts in some of its own files. Runs none of the code.
+
+    Raises JobError for a file that the version has not or that is generated, for one that is no Python, and for a
+    function that is gone or can't be called as before.
+    """
+    own = editable(base)
+    if unknown := [path for path in edited if path not in own]:
+        message = f"it has no file {', '.join(unknown)} that could be edited; it has {', '.join(own)}"
+        raise JobError([Finding(code="no-source", message=f"reward version {base.sha256[:12]}: {message}")])
+    sources = {**base.sources, **{path: text.encode() for path, text in edited.items()}}
+    try:
+        trees = {path: parse(path, text) for path, text in sources.items() if path.endswith(".py")}
+    except SourceError as error:
+        raise JobError([error.finding]) from None
+    written = [function for function in base.functions if function.file in own]
+    checked = [check_function(trees[f.file], f.attribute, f.file, Path(), f.style) for f in written]
+    if findings := [finding for finding in checked if finding is not None]:
+        raise JobError(list(dict.fromkeys(findings)))
+    hostile = any(runs_text(trees[path]) for path in edited)
+    functions = [_again(function, trees[function.file], hostile) for function in base.functions]
+    return _bundle(functions, sources, base.packages, base.locked)
+
+
+def editable(bundle: Bundle) -> list[str]:
+    """Its files that somebody wrote; the others are generated from the job."""
+    generated = {path for function in bundle.functions for path in _stub(function)} | {graders.OURS}
+    return [path for path in bundle.sources if path not in generated and not path.startswith(graders.PREFIX)]
+
+
+def _again(function: Function, tree: ast.Module, hostile: bool) -> Function:
+    """The function with what its edited file shows of it."""
+    if function.batch == "group":
+        return function
+    isolation = "call" if hostile else function.isolation
+    return replace(function, isolation=isolation, is_async=is_async(tree, function.attribute))
+
+
 def columns_read(bundle: Bundle) -> list[ColumnRead]:
     """The dataset columns that the reward functions read by a literal name."""
     return list(dict.fromkeys(read for function in bundle.functions for read in columns_of_function(bundle, function)))

@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 from runner.rewards.bundle import Bundle, read, write
 
-By = Literal["submit", "edit", "call", "rollback", "accept"]
-"""What a version was published by; `call` is `update_reward` of the Python API."""
+By = Literal["submit", "edit", "call", "lab", "rollback", "accept"]
+"""What a version was published by; `call` is `update_reward` of the Python API, `lab` the monitor's editor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

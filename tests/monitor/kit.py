@@ -59,7 +59,7 @@ def ask(
     """One request; redirects are not followed."""
     connection = http.client.HTTPConnection("127.0.0.1", monitor.port, timeout=60)
     try:
-        connection.request(method, path, headers=dict(headers or {}))
+        connection.request(method, path, body, dict(headers or {}))
         response = connection.getresponse()
         text = response.read().decode()
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, text)

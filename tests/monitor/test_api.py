@@ -16,6 +16,7 @@ from runner.journal.words import WORDS
 from runner.monitor.openapi import openapi
 from runner.monitor.server import Monitor
 from runner.rewards import bundle
+from runner.rewards.versions import Shelf
 from runner.spec.model import Reward
 from runner.store.rows import JobRow
 from runner.store.store import Store
@@ -309,13 +310,16 @@ def test_a_reward_version_with_what_it_changed(tmp_path: Path) -> None:
         built.append(bundle.build({"f": Reward(fn="rewards.py:f")}, source))
     changes = [builders.version(n, "active", n, one.sha256) for n, one in enumerate(built, 1)]
     run_id = record(tmp_path, [builders.started(), *changes])
-    folders = [bundle.write(one, tmp_path / ".runner/runs" / run_id / "rewards") for one in built]
+    shelf = Shelf(tmp_path / ".runner/runs" / run_id / "rewards")
+    for one in built:
+        shelf.publish(one, "edit")
     path = f"runs/{run_id}/versions/{built[1].sha256}"
     with Monitor(settings(tmp_path)) as monitor:
         found = get(monitor, path)
         assert found["files"] == {"rewards.py": "def f(prompt, completion, example):\n    return 2\n"}
         assert "-    return 1\n+    return 2\n" in found["diff_from_previous"]
-        (folders[1] / "rewards.py").write_text("changed since")
+        assert (found["editable"], found["wanted"]) == (["rewards.py"], built[1].sha256)
+        (shelf.path(built[1].sha256) / "rewards.py").write_text("changed since")
         answer = ask(monitor, f"/api/v1/{path}")
         assert (answer.status, answer.code) == (404, "unknown")
         assert "its files have changed since it was written" in answer.json["detail"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +16,11 @@ import runner
 from runner.monitor.server import Monitor
 from runner.monitor.settings import Settings
 from runner.store.store import Store
+from tests.monitor.browser import AXE, HOSTILE, PATIENT, Watched, launched, missing, watched
 from tests.monitor.kit import settings
 from tests.small_job import write_job
 
 pytestmark = pytest.mark.browser
-
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-AXE = Path(runner.__file__).parent / "monitor" / "pages" / "node_modules" / "axe-core" / "axe.min.js"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PATIENT = 30_000
-"""Milliseconds: the machine may be busy."""
 
 SLOW = """
 import time
@@ -49,62 +36,13 @@ def short(prompt, completion, example):
     return {"score": 1 / (1 + len(completion)), "reason": "shorter is better"}
 """
 
-HOSTILE = (
-    "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
-    "<svg onload=\"document.title='owned'\"></svg>[a](javascript:alert(1)) \x1b[31mred\x1b[0m nul:\x00 "
-    "bidi:\u202edlrow\u202c zero:\u200b end"
-)
-"""What a model, a reward or a data set may write."""
 LONG = "<b>" + "x" * (1 << 20)
-
-
-@dataclass
-class Watched:
-    """A page, and everything that must not happen on it."""
-
-    page: Any
-    base: str
-    faults: list[str] = field(default_factory=list[str])
-
-    def open(self, path: str = "") -> Any:
-        self.page.goto(f"{self.base}#/{path}")
-        self.page.wait_for_selector("main h1", timeout=PATIENT)
-        return self.page
-
-    def text(self) -> str:
-        return str(self.page.inner_text("main"))
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with (
-        playwright.sync_playwright() as started,
-        closing(started.chromium.launch(executable_path=found, args=FLAGS)) as it,
-    ):
+    with launched() as it:
         yield it
-
-
-@contextmanager
-def watched(browser: Any, monitor: Monitor, **context: Any) -> Iterator[Watched]:
-    """A page; at its end there were no console errors, policy violations or requests to anywhere else."""
-    with closing(browser.new_context(viewport={"width": 1400, "height": 900}, **context)) as tab:
-        seen = Watched(tab.new_page(), monitor.url)
-
-        def route(asked: Any) -> None:
-            if asked.request.url.startswith((monitor.url, "data:")):
-                asked.continue_()
-            else:
-                seen.faults.append(f"asked for {asked.request.url}")
-                asked.abort()
-
-        tab.route("**/*", route)
-        seen.page.on("console", lambda said: said.type == "error" and seen.faults.append(said.text))
-        seen.page.on("pageerror", lambda error: seen.faults.append(str(error)))
-        yield seen
-        assert seen.faults == []
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +56,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def monitor(home: Path) -> Iterator[Monitor]:
-    with Monitor(settings(home, "a-secret-of-thirty-two-bytes-or-so")) as running:
+    with Monitor(settings(home, "a-secret-of-thirty-two-bytes-or-so", right="edit")) as running:
         yield running
 
 
@@ -257,11 +195,11 @@ def test_everything_can_be_reached_with_the_keyboard(seen: Watched) -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_serious(browser: Any, monitor: Monitor, theme: str) -> None:
     if not AXE.is_file():
-        pytest.skip("needs axe-core: npm ci in runner/monitor/pages")
+        missing("axe-core: npm ci in runner/monitor/pages")
     places = ["", "runs/sums-1", "runs/sums-1/completions", "runs/sums-1/completions?view=compare&example=2"]
     places += ["runs/sums-1/completions?view=groups", "runs/sums-1/completions?view=course&example=2"]
     places += ["runs/sums-1/completions?view=list", "runs/sums-1/logs", "runs/sums-1/rewards", "runs/sums-1/settings"]
-    places += ["runs/sums-1/alerts", "compare?runs=sums-1,sums-1", "alerts"]
+    places += ["runs/sums-1/rewards?show=lab", "runs/sums-1/alerts", "compare?runs=sums-1,sums-1", "alerts"]
     rules = {} if theme == "light" else {"runOnly": ["color-contrast"]}  # the rest is the same in both
     found: dict[str, list[str]] = {}
     with watched(browser, monitor, color_scheme=theme) as seen:

@@ -6,7 +6,8 @@ that had the memory. The figure lies in the run folder, because the process that
 
 from __future__ import annotations
 
-from runner.backends.trl.settings import batching, largest_divisor
+from runner.backends.trl.settings import batching
+from runner.grpo.order import micro_batch
 from runner.grpo.run import Run
 from runner.journal.folder import RunFolder, read_json, write_json
 from runner.spec.model import JobSpec
@@ -31,5 +32,5 @@ def leave_word(job: JobSpec, run: Run) -> None:
     cut = batching(job.grpo)
     if cut.micro_batch > 1:
         completions = job.grpo.prompts_per_step * job.grpo.num_generations
-        smaller = largest_divisor(completions, cut.micro_batch // 2)
+        smaller = micro_batch(completions, cut.micro_batch // 2)
         write_json(RunFolder(run.folder).micro_batch_json, {"micro_batch": smaller, "step": run.step + 1})

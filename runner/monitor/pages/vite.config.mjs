@@ -1,4 +1,5 @@
 // Builds the pages into dist/, which is checked in: whoever uses the monitor needs no Node.
+// dist/export/ has the same pages as one script and one style, for `runner export --html`.
 // dist/sources.json holds a hash over everything the bundle is made from; a test compares it with the files.
 import { createHash } from "node:crypto";
 import { readFileSync, readdirSync } from "node:fs";
@@ -29,15 +30,28 @@ const stamp = {
   },
 };
 
-export default defineConfig({
+const pages = {
+  outDir: "dist",
+  rollupOptions: {
+    output: {
+      entryFileNames: "assets/[name]-[hash].js",
+      chunkFileNames: "assets/[name]-[hash].js",
+      assetFileNames: "assets/[name]-[hash][extname]",
+    },
+  },
+};
+const oneFile = {
+  outDir: "dist/export",
+  cssCodeSplit: false,
+  rollupOptions: {
+    input: join(root, "src/export.tsx"),
+    output: { entryFileNames: "page.js", assetFileNames: "page[extname]", codeSplitting: false },
+  },
+};
+
+export default defineConfig(({ mode }) => ({
   root,
   base: "./",
-  plugins: [stamp],
-  build: {
-    target: "es2022",
-    outDir: "dist",
-    assetsInlineLimit: 0,
-    modulePreload: { polyfill: false },
-    rollupOptions: { output: { entryFileNames: "assets/[name]-[hash].js", assetFileNames: "assets/[name]-[hash][extname]" } },
-  },
-});
+  plugins: mode === "export" ? [] : [stamp],
+  build: { target: "es2022", assetsInlineLimit: 0, modulePreload: false, ...(mode === "export" ? oneFile : pages) },
+}));

@@ -22,6 +22,8 @@ interface Known extends Line {
 
 export interface ChartProps {
   title: string;
+  /** Beside the title, as a weight. */
+  note?: string | undefined;
   /** How to read it, in a sentence. */
   help: string;
   lines: Line[];
@@ -32,7 +34,7 @@ export interface ChartProps {
   onStep?: (step: number) => void;
 }
 
-const HEIGHT = 190;
+const HEIGHT = 200;
 const DASHES = [[], [6, 3], [2, 2], [8, 3, 2, 3], [1, 3], [10, 4]];
 const ROWS = 25;
 const sync = uPlot.sync("steps");
@@ -42,6 +44,27 @@ interface Table {
   columns: (number | null)[][];
   /** Lowest and highest of each bucket; null for a line whose every value is there. */
   bands: ([(number | null)[], (number | null)[]] | null)[];
+  /** Running means of lines with many values, which are then drawn faint behind them. */
+  means: ((number | null)[] | null)[];
+}
+
+const MANY = 40;
+/** Of a line's values, those that a running mean looks back over. */
+const SPAN = 1 / 12;
+
+/** Exponential running mean, corrected for its beginning; null where a line is short or smooth by itself. */
+function running(values: (number | null)[]): (number | null)[] | null {
+  const known = values.filter((value) => value !== null);
+  const count = known.length;
+  const way = known.reduce((sum, value, n) => sum + Math.abs(value - (known[n - 1] ?? value)), 0);
+  if (count < MANY || way <= 2 * (Math.max(...known) - Math.min(...known))) return null;
+  const share = 2 / (Math.max(5, count * SPAN) + 1);
+  let [sum, weight] = [0, 0];
+  return values.map((value) => {
+    if (value === null) return null;
+    [sum, weight] = [sum * (1 - share) + value * share, weight * (1 - share) + share];
+    return sum / weight;
+  });
 }
 
 export function Chart(props: ChartProps) {
@@ -53,7 +76,7 @@ export function Chart(props: ChartProps) {
   return (
     <figure class="chart" aria-label={plain(props.title)}>
       <figcaption>
-        <h3><Inline text={props.title} limit={60} /></h3>
+        <h3><Inline text={props.title} limit={60} /> {props.note && <small class="muted">{props.note}</small>}</h3>
         <Latest lines={known} table={table} at={at} format={props.format ?? number} />
         {known.length > 0 && (
           <button type="button" class="small" aria-pressed={asTable} onClick={() => setAsTable(!asTable)}>{asTable ? "chart" : "table"}</button>
@@ -96,7 +119,7 @@ function Plot(props: PlotProps) {
   const theme = useTheme();
   const markers = useRef<Marker[]>([]);
   markers.current = props.markers ?? [];
-  const shape = props.lines.map((line, n) => `${line.label}${props.table.bands[n] ? " band" : ""}`).join("\u0000");
+  const shape = props.lines.map((line, n) => `${line.label}${props.table.bands[n] ? " band" : ""}${props.table.means[n] ? " mean" : ""}`).join("\u0000");
 
   useEffect(() => {
     const root = place.current as HTMLDivElement;
@@ -181,22 +204,26 @@ function align(series: Series[]): Table {
     const at = new Map(one.steps.map((step, n) => [step, values[n] ?? null]));
     return steps.map((step) => at.get(step) ?? null);
   };
+  const columns = series.map((one) => spread(one, one.values));
   const bucketed = (one: Series) => one.values.some((value, n) => one.lows[n] !== value || one.highs[n] !== value);
   return {
     steps,
-    columns: series.map((one) => spread(one, one.values)),
+    columns,
+    means: columns.map(running),
     bands: series.map((one) => (bucketed(one) ? [spread(one, one.lows), spread(one, one.highs)] : null)),
   };
 }
 
 function data(table: Table): uPlot.AlignedData {
-  return [table.steps, ...table.columns, ...table.bands.flatMap((band) => band ?? [])] as uPlot.AlignedData;
+  const lines = table.columns.map((column, n) => table.means[n] ?? column);
+  const faint = table.columns.filter((_, n) => table.means[n]);
+  return [table.steps, ...lines, ...faint, ...table.bands.flatMap((band) => band ?? [])] as uPlot.AlignedData;
 }
 
 /** The lines' bands: two invisible series each, behind the lines, with the room between them filled. */
 function bandSeries({ table, lines }: PlotProps, colour: (name: string) => string): { series: uPlot.Series[]; bands: uPlot.Band[] } {
   const bands: uPlot.Band[] = [];
-  let next = table.columns.length + 1;
+  let next = 1 + table.columns.length + table.means.filter(Boolean).length;
   table.bands.forEach((band, n) => {
     if (!band) return;
     bands.push({ series: [next + 1, next], fill: `${colour(`--line-${(lines[n]?.place ?? n) % 6}`)}26` });
@@ -216,16 +243,18 @@ function options(props: PlotProps, width: number, markers: { current: Marker[] }
   };
   const { series, bands } = bandSeries(props, colour);
   return {
-    width, height: HEIGHT, bands, legend: { show: false }, padding: [12, 8, 0, 0],
+    width, height: HEIGHT, bands, legend: { show: false }, padding: [8, 10, 0, 0],
     cursor: { sync: { key: sync.key, setSeries: false }, drag: { x: false, y: false }, points: { size: 7 } },
     scales: { x: { time: false, range: (_, _low, high) => [0, Math.max(high ?? 1, 1)] }, y: { range: (_, low, high) => bounds(low, high, props.range) } },
     axes: [
-      { ...axis, size: 26, space: 60, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000] },
+      { ...axis, size: 20, space: 60, label: "step", labelSize: 14, labelGap: 0, labelFont: axis.font, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000] },
       { ...axis, size: 48, space: 32, values: (_, ticks) => ticks.map((tick) => (props.format ?? short)(tick)) },
     ],
     series: [{}, ...props.lines.map(({ place }) => ({
       stroke: colour(`--line-${place % 6}`), width: 1.75, dash: DASHES[place % 6] ?? [], spanGaps: true,
       points: { show: (self: uPlot, at: number) => few(self.data[at]) },
+    })), ...props.lines.filter((_, n) => props.table.means[n]).map(({ place }) => ({
+      stroke: `${colour(`--line-${place % 6}`)}55`, width: 1, spanGaps: true, points: { show: false },
     })), ...series],
     hooks: {
       drawClear: [(self) => drawMarkers(self, markers.current, colour)],
@@ -270,8 +299,8 @@ function drawMarkers(self: uPlot, markers: Marker[], colour: (name: string) => s
     ctx.lineTo(x, bbox.top + bbox.height);
     ctx.stroke();
     ctx.font = `600 ${11 * ratio}px sans-serif`;
-    ctx.textAlign = "center";
-    ctx.fillText(signOf(marker), x, bbox.top - 3 * ratio);
+    ctx.textAlign = "left"; // at the left edge a centred sign would lie on the figures of the axis
+    ctx.fillText(signOf(marker), x + 3 * ratio, bbox.top + 9 * ratio);
   }
   ctx.restore();
 }

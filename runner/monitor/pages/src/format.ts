@@ -5,7 +5,7 @@ export function number(value: number | null | undefined, digits = 3): string {
   const size = Math.abs(value);
   if (Number.isInteger(value) && size < 1e6) return value.toLocaleString("en");
   if (size !== 0 && (size < 0.001 || size >= 1e6)) return value.toExponential(2).replace("e+", "e");
-  const places = size >= 100 ? 1 : digits;
+  const places = size >= 10 ? 1 : digits;
   return value.toLocaleString("en", { minimumFractionDigits: Math.min(places, 2), maximumFractionDigits: places });
 }
 
@@ -21,6 +21,12 @@ export function signed(value: number): string {
 
 export function percent(value: number | null | undefined): string {
   return value === null || value === undefined ? "–" : `${Math.round(value * 100)}%`;
+}
+
+/** One digit more below ten per cent. */
+export function smallPercent(value: number | null | undefined): string {
+  if (value === null || value === undefined || value === 0 || value >= 0.1) return percent(value);
+  return `${(value * 100).toFixed(1)}%`;
 }
 
 export function duration(seconds: number): string {

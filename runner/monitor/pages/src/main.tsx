@@ -1,12 +1,12 @@
 /** The frame around every page: where one can go, how the connection stands, which keys there are. */
 import { render } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { url, useApi } from "./api";
+import { isFile, url, useApi } from "./api";
 import { KeyHelp } from "./dialog";
 import { useKeys } from "./keys";
+import { late } from "./late";
 import { start, useStatus } from "./live";
 import { AlertsPage } from "./pages/alerts";
-import { ComparePage } from "./pages/compare";
 import { JobsPage } from "./pages/jobs";
 import { RunPage } from "./pages/run";
 import { Empty } from "./parts";
@@ -15,6 +15,8 @@ import { Inline, plain } from "./text";
 import { apply, toggle, useTheme } from "./theme";
 import type { Home } from "./types";
 import "./style.css";
+
+const ComparePage = late(() => import("./pages/compare").then((module) => module.ComparePage));
 
 const PLACES: [string, string][] = [["", "Jobs"], ["compare", "Compare runs"], ["alerts", "Alerts"]];
 
@@ -57,7 +59,7 @@ function page(path: string[], home: Home | undefined) {
 function Warnings({ home }: { home: Home }) {
   return (
     <>
-      {!home.token && <p class="warning">This monitor asks for no token: whoever reaches its address can read everything{home.rights.includes("control") && " and stop or start runs"}.</p>}
+      {!home.token && <p class="warning">This monitor asks for no token: whoever reaches its address can read everything{home.rights.includes("control") && ", stop and start runs"}.</p>}
       {home.problems.map((problem) => <p class="warning" key={problem}><Inline text={problem} limit={500} /></p>)}
     </>
   );
@@ -68,14 +70,14 @@ function Header({ path, home, showKeys }: { path: string[]; home: Home | undefin
   const here = path[0] === "runs" ? "" : path[0] ?? "";
   return (
     <header class="top">
-      <a class="brand" href={href([])}>grpo-runner</a>
+      <a class="brand" href={isFile() ? "#main" : href([])} onClick={isFile() ? skip : undefined}>grpo-runner</a>
       <nav aria-label="Pages">
-        {PLACES.map(([place, name]) => (
+        {!isFile() && PLACES.map(([place, name]) => (
           <a key={place} href={href(place ? [place] : [])} aria-current={place === here && path[0] !== "runs" ? "page" : undefined}>{name}</a>
         ))}
       </nav>
       <span class="room" />
-      <Connection />
+      {!isFile() && <Connection />}
       {home && <span class="where muted" title={plain(home.home)}><bdi>{plain(home.home, 60)}</bdi></span>}
       <button type="button" onClick={toggle} aria-label={theme === "dark" ? "light theme" : "dark theme"}>{theme === "dark" ? "☀" : "☾"}</button>
       <button type="button" onClick={showKeys} aria-label="keys">?</button>
@@ -113,5 +115,5 @@ function skip(event: Event): void {
 }
 
 apply();
-start();
+if (!isFile()) start();
 render(<App />, document.getElementById("app") as HTMLElement);

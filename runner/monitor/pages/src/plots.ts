@@ -1,9 +1,10 @@
 /** Which graphs a run has, in which order, and how each is read. */
-import { duration, percent } from "./format";
+import { duration, percent, smallPercent } from "./format";
 import type { Reward, Series } from "./types";
 
 export interface Definition {
   title: string;
+  note?: string;
   help: string;
   lines: { label: string; metric: string; complement?: boolean }[];
   range?: [number, number];
@@ -15,6 +16,8 @@ export interface Section {
   charts: Definition[];
 }
 
+/** A share that is small when all is well: 0 to 5% are always in view. */
+const SMALL_SHARE = { range: [0, 0.05] as [number, number], format: smallPercent };
 const SHARE = { range: [0, 1] as [number, number], format: percent };
 
 function both(metric: string): Definition["lines"] {
@@ -45,17 +48,17 @@ function ofReward(reward: Reward): Definition {
       ? "Recorded only, not optimised."
       : "Format-like rewards move first, the task later. Flat or falling: look into the reward logs.";
   const weight = reward.weight === 0 ? "not optimised" : `× ${reward.weight}`;
-  return { title: `${reward.name}  ${weight}${reward.trusted ? ", trusted" : ""}`, help: role, lines: both(`rewards/${reward.name}/mean`) };
+  return { title: reward.name, note: `${weight}${reward.trusted ? ", trusted" : ""}`, help: role, lines: both(`rewards/${reward.name}/mean`) };
 }
 
 function health(rewards: Reward[]): Definition[] {
   return [
     { title: "KL", help: "How far the policy is from the reference model, a token. A slow rise is learning; a jump means it runs away: lower the learning rate or raise beta.", lines: [{ label: "train", metric: "kl" }] },
     { title: "Entropy", help: "How undecided the model is, a token. A slow fall is learning. Near 0 it tries nothing new any more, and groups stop differing.", lines: [{ label: "train", metric: "entropy" }] },
-    { title: "Clipped updates", help: "Share of tokens whose update hit the clip range. 0 when every batch is used once; steadily above 20%: the steps are too big.", lines: [{ label: "either side", metric: "clip_ratio/region_mean" }], ...SHARE },
+    { title: "Clipped updates", help: "Share of tokens whose update hit the clip range. 0 when every batch is used once; steadily above 20%: the steps are too big.", lines: [{ label: "either side", metric: "clip_ratio/region_mean" }], ...SMALL_SHARE },
     { title: "Completion length", help: "Tokens. Growing while the rewards don't: the model pads. All near the limit: see truncated.", lines: [{ label: "mean", metric: "completions/mean_length" }, { label: "longest", metric: "completions/max_length" }, { label: "shortest", metric: "completions/min_length" }, { label: "eval mean", metric: "eval/completions/mean_length" }] },
-    { title: "Truncated", help: "Share cut at max_completion_length: they never came to their end. Above a few per cent, raise the limit or reward brevity.", lines: both("completions/clipped_ratio"), ...SHARE },
-    { title: "Reward errors", help: "Share of calls that failed. An error is not a zero: the completion leaves its group. The reward logs have the tracebacks.", lines: rewards.map((reward) => ({ label: reward.name, metric: `rewards/${reward.name}/error_rate` })), ...SHARE },
+    { title: "Truncated", help: "Share cut at max_completion_length: they never came to their end. Above a few per cent, raise the limit or reward brevity.", lines: both("completions/clipped_ratio"), ...SMALL_SHARE },
+    { title: "Reward errors", help: "Share of calls that failed. An error is not a zero: the completion leaves its group. The reward logs have the tracebacks.", lines: rewards.map((reward) => ({ label: reward.name, metric: `rewards/${reward.name}/error_rate` })), ...SMALL_SHARE },
     { title: "Reward latency", help: "Time the rewards took for the whole batch. The model waits meanwhile.", lines: both("time/reward"), format: duration },
   ];
 }

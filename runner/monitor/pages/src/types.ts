@@ -190,3 +190,45 @@ export interface LogRow {
 }
 
 export type Cursor = string | number | null;
+
+export interface ScoreChange {
+  name: string;
+  values: number;
+  changed: number;
+  mean_before: number | null;
+  mean_after: number | null;
+  rank_correlation: number | null;
+  group_rank_correlation: number | null;
+  new_winners: number;
+  gained: number;
+  lost: number;
+  groups: number;
+}
+
+export interface Moved {
+  rollout_id: number;
+  step: number;
+  completion: string;
+  before: number | null;
+  after: number | null;
+}
+
+/** Stored completions under edited rewards. */
+export interface Rescored {
+  version: string;
+  steps: [number, number];
+  completions: number;
+  changes: ScoreChange[];
+  failed: Record<string, number>;
+  failures: { outcome: string; error: string }[];
+  points: [number | null, number | null][];
+  moved: Moved[];
+}
+
+export interface LabState {
+  state: "idle" | "scoring" | "done" | "failed" | "cancelled";
+  done: number;
+  total: number;
+  error: string | null;
+  result: Rescored | null;
+}

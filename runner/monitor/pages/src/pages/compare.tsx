@@ -98,8 +98,8 @@ function Curves({ a, b }: { a: RunDetail; b: RunDetail }) {
           };
           const lines = [{ label: a.id, series: of(ofA) }, { label: b.id, series: of(ofB) }];
           const last = lines.map((one) => ends(one.series)?.[1]);
-          const apart = last[0] !== undefined && last[1] !== undefined ? ` Last tenth: ${number(last[0])} and ${number(last[1])}.` : "";
-          return <Chart key={chart.title} title={chart.title} help={`${chart.help}${apart}`} lines={lines} {...(chart.range && { range: chart.range })} {...(chart.format && { format: chart.format })} />;
+          const apart = last[0] !== undefined && last[1] !== undefined ? ` Last tenth: ${(chart.format ?? number)(last[0])} and ${(chart.format ?? number)(last[1])}.` : "";
+          return <Chart key={chart.title} title={chart.title} note={chart.note} help={`${chart.help}${apart}`} lines={lines} {...(chart.range && { range: chart.range })} {...(chart.format && { format: chart.format })} />;
         })}
       </div>
     </section>

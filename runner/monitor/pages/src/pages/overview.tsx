@@ -45,7 +45,7 @@ function Drawn(props: { chart: Definition; series: Held; markers: Marker[] | und
     () => chart.lines.map((line, n) => ({ label: line.label, series: line.complement && held[n] ? complement(held[n]) : held[n] })),
     [chart, ...held],
   );
-  return <Chart title={chart.title} help={chart.help} lines={lines} markers={props.markers ?? []} {...given(chart)} onStep={props.show} />;
+  return <Chart title={chart.title} note={chart.note} help={chart.help} lines={lines} markers={props.markers ?? []} {...given(chart)} onStep={props.show} />;
 }
 
 function given(chart: Definition) {
@@ -76,8 +76,8 @@ function Learnt({ run, series }: { run: RunDetail; series: Held }) {
       {useful && (
         <div class={`tile ${1 - useful[1] < 0.2 ? "warn" : ""}`}>
           <span class="tile-name">useful groups</span>
-          <span class="tile-value num">{percent(1 - useful[1])}</span>
-          <span class="muted">{1 - useful[1] < 0.2 ? "little left to learn from" : `first ${percent(1 - useful[0])}`}</span>
+          <span class="tile-value num">{percent(1 - useful[1])} <small class="muted">from {percent(1 - useful[0])}</small></span>
+          <span class="muted">{1 - useful[1] < 0.2 ? "little left to learn from" : "their rewards differ"}</span>
         </div>
       )}
       {rows.map((row) => <Tile key={row.metric} {...row} train={ends(series.get(row.metric))} test={ends(series.get(`eval/${row.metric}`), 0)} />)}
@@ -110,7 +110,7 @@ function Marks({ markers }: { markers: Marker[] }) {
       {told.map((marker, n) => (
         <li key={n} class={marker.kind}><b class="num">step {marker.step}</b> <Inline text={marker.text || KINDS[marker.kind]} limit={160} /></li>
       ))}
-      {checkpoints.length > 0 && <li class="checkpoint">{checkpoints.length} checkpoints (ticks at the foot), last at step {checkpoints.at(-1)?.step}</li>}
+      {checkpoints.length > 0 && <li class="checkpoint">{checkpoints.length === 1 ? "1 checkpoint (tick at the foot)" : `${checkpoints.length} checkpoints (ticks at the foot), the last`} at step {checkpoints.at(-1)?.step}</li>}
     </ul>
   );
 }

@@ -3,21 +3,23 @@ import { useState } from "preact/hooks";
 import { ApiError, post, url, useApi } from "../api";
 import { Confirm } from "../dialog";
 import { duration, moment } from "../format";
+import { late } from "../late";
 import { Advice, Emulated, Empty, Failed, Loading, Progress, StatePill } from "../parts";
 import { go, href } from "../route";
 import { Block, Inline, plain } from "../text";
 import type { RunDetail } from "../types";
 import { useKeys } from "../keys";
 import { RunAlerts } from "./alerts";
-import { Completions } from "./completions";
-import { Logs } from "./logs";
 import { Overview } from "./overview";
-import { Settings } from "./settings";
-import { Versions } from "./versions";
+
+const Completions = late(() => import("./completions").then((module) => module.Completions));
+const Logs = late(() => import("./logs").then((module) => module.Logs));
+const Settings = late(() => import("./settings").then((module) => module.Settings));
+const Versions = late(() => import("./versions").then((module) => module.Versions));
 
 const TABS: [string, string][] = [
   ["overview", "Overview"], ["completions", "Completions"], ["logs", "Reward logs"],
-  ["rewards", "Reward versions"], ["alerts", "Alerts"], ["settings", "Settings"],
+  ["rewards", "Reward lab"], ["alerts", "Alerts"], ["settings", "Settings"],
 ];
 
 export function RunPage({ id, tab, rights }: { id: string; tab: string; rights: string[] }) {
@@ -73,7 +75,7 @@ function RunHead({ run, rights, reload }: { run: RunDetail; rights: string[]; re
       <div class="row facts">
         <Progress run={run} />
         <span>{timing(run)}</span>
-        <span class="muted"><Inline text={run.detail} limit={200} /></span>
+        {run.detail !== `step ${run.last_step} of ${run.total_steps}` && <span class="muted"><Inline text={run.detail} limit={200} /></span>}
         {run.parent && <span>from <a href={href(["runs", run.parent])}><Inline text={run.parent} /></a></span>}
         {run.next_action && <span class="next"><Advice text={run.next_action} /></span>}
       </div>

@@ -1,16 +1,24 @@
 /** Everything that was in force: the resolved job, what the emulator could not honour, attempts and checkpoints. */
+import { useState } from "preact/hooks";
 import { bytes, moment } from "../format";
 import { Inline, plain } from "../text";
 import type { RunDetail } from "../types";
 
 export function Settings({ run }: { run: RunDetail }) {
+  const [all, setAll] = useState(false);
+  const rows = flat(run.spec);
+  const set = rows.filter(([, value]) => !["null", "[]", "{}"].includes(value));
   return (
     <div class="columns">
       <section>
-        <h2>Job as it ran</h2>
+        <div class="row">
+          <h2>Job as it ran</h2>
+          <span class="room" />
+          <button type="button" class="small" aria-pressed={all} onClick={() => setAll(!all)}>{all ? "only what is set" : `also the ${rows.length - set.length} that are not set`}</button>
+        </div>
         <div class="scroll" tabIndex={0} role="group" aria-label="Settings">
           <table class="rows plain">
-            <tbody>{flat(run.spec).map(([path, value]) => <tr key={path}><th scope="row"><Inline text={path} /></th><td class="mono"><Inline text={value} limit={300} /></td></tr>)}</tbody>
+            <tbody>{(all ? rows : set).map(([path, value]) => <tr key={path}><th scope="row"><Inline text={path} /></th><td class="mono"><Inline text={value} limit={300} /></td></tr>)}</tbody>
           </table>
         </div>
       </section>

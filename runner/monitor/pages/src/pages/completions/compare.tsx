@@ -103,10 +103,12 @@ function Controls(props: ControlProps) {
     <div class="row controls">
       <label class="slider">
         <span>Left: step <b class="num">{left.step}</b></span>
-        <input
-          type="range" min={0} max={all.steps.length - 1} value={props.stepAt} disabled={all.steps.length < 2}
-          aria-valuetext={`step ${left.step}`} onInput={(event) => props.toStep(Number(event.currentTarget.value))}
-        />
+        {all.steps.length < 2 ? <span class="muted nowrap">the only step with this prompt</span> : (
+          <input
+            type="range" min={0} max={all.steps.length - 1} value={props.stepAt}
+            aria-valuetext={`step ${left.step}`} onInput={(event) => props.toStep(Number(event.currentTarget.value))}
+          />
+        )}
       </label>
       <span class="stepper">
         <button type="button" aria-label="completion before" disabled={props.siblings < 2} onClick={() => props.within(-1)}>‹</button>

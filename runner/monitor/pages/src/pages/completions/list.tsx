@@ -9,7 +9,7 @@ import { type View, whole } from ".";
 import { Card, PromptText, ScoreCells, ScoreHeads } from "./card";
 
 const ORDERS: [string, string][] = [
-  ["best", "best first"], ["worst", "worst first"], ["step", "in order"], ["errors", "a reward failed"], ["latest", "text, latest first, training and evaluation"], ["duplicates", "more than once in a step"],
+  ["best", "best first"], ["worst", "worst first"], ["step", "in order"], ["errors", "a reward failed"], ["latest", "a text, everywhere"], ["duplicates", "duplicates"],
 ];
 
 export function ListView(props: View) {
