@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from runner.journal.events import Difference, Split
 from runner.journal.folder import read_json
 from runner.journal.states import Reason, State
 from runner.queue import local, publish
+from runner.queue.fork import refuse_other_shape
 from runner.queue.home import Home, find_home
 from runner.queue.jobs import BackendName, Checked, JobLike, validate
 from runner.queue.progress import Progress, progress
@@ -344,43 +345,13 @@ def rerun(
     fork = None if at is None else checkpoint_of(old, at).path
     checked = validate(_job_file(old), overrides, "emulator" if row.emulated else "trl")
     _refuse_job(checked, old.home)
-    device: Device = (read_json(old.home.run(old.id).spec_json) or {})["device"]
+    spec = read_json(old.home.run(old.id).spec_json) or {}
+    device: Device = spec["device"]
     if fork is not None:
-        _refuse_other_shape(old, checked)
+        refuse_other_shape(old.id, spec["job"], checked.job, row.emulated)
     with old.home.open() as store:
         new = RunHandle(old.home, _submit(store, checked, device, fork, f"{old.id}@{at}" if fork else old.id))
     return _start(new, wait, detach)
-
-
-SHAPE = (
-    *(f"grpo.{name}" for name in ("prompts_per_step", "num_generations", "generate_every", "num_iterations")),
-    *("lora", "lora.rank", "lora.target_modules"),
-)
-WHOSE = {True: ("emulator.policy", "emulator.model"), False: ("model",)}
-"""Fields that say where in its batch a checkpoint is and what weights it holds; and those for emulated runs, for real
-ones, that say of which model."""
-
-
-def _refuse_other_shape(run: RunHandle, checked: Checked) -> None:
-    """Raises StoreError when the checkpoint of that run is none that the job, as it is now, could go on from."""
-    old: dict[str, Any] = (read_json(run.home.run(run.id).spec_json) or {})["job"]
-    new = checked.job.model_dump(mode="json")
-    for name in (*WHOSE[run.row.emulated], *SHAPE):
-        was, now = _shape(old, name), _shape(new, name)
-        if was != now:
-            raise StoreError(
-                f"{name} is {now}, but {run.id} was trained with {was}; its checkpoint can't go on so. "
-                "Set it back, or rerun from scratch."
-            )
-
-
-def _shape(job: Mapping[str, Any], name: str) -> Any:
-    """The value of a dotted name; of `lora` itself only whether there is one, and nothing of what is in none."""
-    section, _, field = name.partition(".")
-    if not field:
-        return job[name] if isinstance(job.get(name), str) else "unset" if job.get(name) is None else "set"
-    inside: Mapping[str, Any] = job.get(section) or {}
-    return inside.get(field) or "unset"
 
 
 def _job_file(run: RunHandle) -> Path:
