@@ -41,9 +41,10 @@ folder, steps, prompts, generations, tokens, model = sys.argv[1], *map(int, sys.
 gpu = torch.cuda.is_available()
 texts = [f"Using the numbers [3, 5, {n}], make an expression that equals 17. " * 2 for n in range(64)]
 marks = []
+clock = time.perf_counter if gpu else time.process_time  # of the processor: what else the machine does counts less
 class Clock(TrainerCallback):
-    def on_step_begin(self, *args, **kwargs): marks.append(time.perf_counter())
-    def on_step_end(self, *args, **kwargs): marks.append(time.perf_counter())
+    def on_step_begin(self, *args, **kwargs): marks.append(clock())
+    def on_step_end(self, *args, **kwargs): marks.append(clock())
 def tell(ours):
     peak = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     took = [b - a for a, b in zip(marks[::2], marks[1::2])]
