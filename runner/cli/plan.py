@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import typer
@@ -16,7 +17,7 @@ from runner.cli.plan_forecast import earlier_speed, run_probe, section
 from runner.cli.text import clean, clean_line, number, plural
 from runner.data.examples import Message
 from runner.queue.jobs import Checked
-from runner.spec.errors import render
+from runner.spec.errors import Finding, render
 from runner.spec.model import JobSpec, dump
 
 
@@ -50,7 +51,7 @@ def plan(
             {**_plain(checked, revision(checked.loaded.job)), **plan_forecast.plain(checked, found, earlier, probed)}
         )
     else:
-        if warnings := [*checked.warnings, *checked.loaded.locate(found.findings)]:
+        if warnings := [*checked.warnings, *checked.loaded.locate(_for_elsewhere(found.findings))]:
             note(render(warnings))
         for line in _lines(checked, revision(checked.loaded.job)):
             say(clean(line))
@@ -58,6 +59,16 @@ def plan(
             say(clean(line))
     if any(finding.severity == "error" and finding.code != "environment" for finding in found.findings):
         raise typer.Exit(INVALID)
+
+
+def _for_elsewhere(findings: Sequence[Finding]) -> list[Finding]:
+    """What only this machine lacks is no fault of the job, which may be planned here and run on another."""
+    return [
+        replace(finding, severity="warning", message=f"not on this machine: {finding.message}")
+        if finding.code == "environment"
+        else finding
+        for finding in findings
+    ]
 
 
 def _lines(checked: Checked, revision: str) -> Iterator[str]:

