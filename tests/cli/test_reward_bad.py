@@ -11,7 +11,8 @@ from tests.cli.kit import JOB, REWARDS, cli, make_job
 BAD = {
     "arity": (JOB, REWARDS.replace("right(prompt, completion, example)", "right(prompt, completion)"),
               "rewards.py:1:1: error[reward-signature]: right takes 2 parameters (prompt, completion)"),
-    "missing": (JOB.replace("py:right", "py:rigth"), REWARDS, "defines no rigth\n        did you mean `right`?"),
+    "missing": (JOB.replace("py:right", "py:rigth"), REWARDS,
+                "rewards.py defines no rigth\n        did you mean `right`?"),
     "import": (JOB, "import numpyy\n" + REWARDS, "rewards.py:1: ModuleNotFoundError: No module named 'numpyy'"),
     "exit": (JOB, "raise SystemExit(3)\n" + REWARDS, "rewards.py:1: SystemExit: 3"),
 }  # fmt: skip
