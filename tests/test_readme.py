@@ -40,3 +40,12 @@ def test_every_room_of_the_house_is_in_the_annotated_tree() -> None:
     rooms = {path.name for path in (ROOT / "runner").iterdir() if (path / "__init__.py").exists()}
     tree = README.split("## The house")[1]
     assert [room for room in sorted(rooms) if f"  {room}/" not in tree] == []
+
+
+def test_every_test_that_the_readme_names_as_a_proof_is_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", README))
+    defined = set(
+        re.findall(r"^def (test_\w+)", "".join(p.read_text() for p in ROOT.glob("tests/**/*.py")), re.MULTILINE)
+    )
+    assert len(named) > 50
+    assert named - defined == set()
