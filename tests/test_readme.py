@@ -29,9 +29,11 @@ def test_the_ten_lines_of_python_run_as_they_stand(tmp_path: Path) -> None:
 
 
 def test_the_short_job_is_a_sound_job(tmp_path: Path) -> None:
-    [text] = blocks("yaml")
-    (tmp_path / "job.yaml").write_text(text)
-    assert load(tmp_path / "job.yaml").job.grpo.steps == 200
+    [short] = [block for block in blocks("yaml") if block.startswith("model:")]
+    [emulator] = [block for block in blocks("yaml") if block.startswith("emulator:")]
+    (tmp_path / "job.yaml").write_text(short + emulator)
+    job = load(tmp_path / "job.yaml").job
+    assert (job.grpo.steps, job.emulator.steps, job.emulator.faults[0].kind) == (200, 60, "crash")
 
 
 def test_every_room_of_the_house_is_in_the_annotated_tree() -> None:

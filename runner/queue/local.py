@@ -22,7 +22,9 @@ from runner.journal.failpoints import failpoint
 from runner.journal.folder import RunFolder, read_json
 from runner.journal.states import STATE_OF, Reason, State
 from runner.queue.home import Home
+from runner.queue.retry import Again, decide
 from runner.queue.supervise import boot_id, start_time
+from runner.spec.model import JobSpec
 from runner.store import queries
 from runner.store.digest import digest
 from runner.store.errors import IllegalTransition, StoreError
@@ -220,6 +222,22 @@ def resume(home: Home, store: Store, run_id: str) -> None:
         raise StoreError(f"{run.id} is {run.state}; only a held run can be resumed")
     store.want(run_id, "run")
     store.transition(run_id, State.QUEUED, Reason.WAITING, "resumed")
+
+
+def resume_by_rule(home: Home, store: Store, run_id: str) -> str:
+    """Resumes a run that has just been held for a cause that a new process may get over, where its own `retry:` says
+    so; gives why, or nothing. Faults of the emulator are there to be seen."""
+    run = store.run(run_id)
+    reason = run.reason if run.state is State.HELD and not run.emulated else None
+    if reason is not Reason.OUT_OF_MEMORY and reason is not Reason.ENGINE_FAILED:
+        return ""
+    policy = JobSpec.model_validate_json(run.spec).retry
+    kept = [item.step for item in queries.checkpoints(store, run_id) if item.kept]
+    said = decide(reason, run.detail, store.attempts(run_id), max(kept, default=None), policy)
+    if not isinstance(said, Again):
+        return ""
+    resume(home, store, run_id)
+    return f"{reason}: {said.detail}"
 
 
 def cancel(home: Home, store: Store, run_id: str, want: Literal["cancel", "delete"] = "cancel") -> None:

@@ -296,12 +296,8 @@ class Store:
         with self.writing() as conn:
             conn.execute("UPDATE checkpoints SET kept = 0 WHERE run_id = ? AND step = ?", (run_id, step))
 
-    def put_job(self, job: JobRow) -> None:
-        """Notes a job file as the scan sees it now."""
-        self.put_jobs([job])
-
     def put_jobs(self, jobs: Sequence[JobRow]) -> None:
-        """Notes several job files at once."""
+        """Notes job files as the scan sees them now."""
         with self.writing() as conn:
             conn.executemany(
                 "INSERT OR REPLACE INTO jobs (name, path, revision, state, errors, seen_at) VALUES (?, ?, ?, ?, ?, ?)",
@@ -324,10 +320,12 @@ class Store:
         now = time.time()
         self.db.conn.execute(
             "UPDATE runs SET state = ?, reason = ?, detail = ?, error = ?, want = ?, "
-            "started_at = coalesce(started_at, ?), ended_at = ? WHERE id = ?",
+            "started_at = coalesce(started_at, (SELECT min(started_at) FROM attempts WHERE ? AND run_id = runs.id), "
+            "?), ended_at = ? WHERE id = ?",
             (
                 to, reason, detail, error,
                 "run" if run.state is State.HELD and to is State.QUEUED else run.want,
+                to is State.RUNNING,  # its beginning may be read long after it was
                 now if to is State.RUNNING else None,
                 now if to.is_final else None,
                 run.id,
