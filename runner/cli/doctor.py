@@ -43,7 +43,7 @@ def doctor(home: HomeOption = None, json: JsonOption = False) -> None:
 
     checks = [_python(), _sqlite(), _packages("emulate", EMULATOR), _packages("run", TRL), _gpu()]
     where = home_of(home)
-    checks += [*_sandbox(), _writable(str(where.path)), _file_system(where), _watch(where)]
+    checks += [*_sandbox(), _writable(str(where.path)), _file_system(where), _settings(where), _watch(where)]
     if json:
         say_json({"checks": [asdict(check) for check in checks], "versions": dict(_versions())})
     else:
@@ -127,6 +127,19 @@ def _file_system(home: Home) -> Check:
     kind = file_system(home.path)
     fix = "SQLite's log, locks and notifications can't be relied on there: use a local disk" if is_network(kind) else ""
     return Check(name="disk", verdict="fail" if fix else "ok", found=kind or "type unknown", fix=fix)
+
+
+def _settings(home: Home) -> Check:
+    """Of the watch: `runner.yaml`, which may be absent."""
+    from runner.spec.errors import JobError
+    from runner.watch.config import read_config
+
+    try:
+        config = read_config(home)
+    except JobError as error:
+        return Check(name="settings", verdict="fail", found=str(error), fix="see the README on `runner watch`")
+    found = f"{config.capacity.cpu} runs at a time on the CPU, {config.capacity.gpu} on the GPU"
+    return Check(name="settings", verdict="ok", found=found)
 
 
 def _watch(home: Home) -> Check:

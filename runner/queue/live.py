@@ -7,15 +7,16 @@ matter, labels are nobody's. The priority is the queue's; limits are left for th
 from __future__ import annotations
 
 from runner.journal.folder import RunFolder, read_json, write_json
-from runner.spec.model import JobSpec, dump
+from runner.spec.load import Loaded
+from runner.spec.model import dump
 from runner.store.rows import RunRow
 from runner.store.store import Store
 
 
-def apply(store: Store, run: RunRow, job: JobSpec) -> list[str]:
-    """Makes an open run of the job follow its live fields; gives what has changed, in words. Raises StoreUnavailable,
-    OSError."""
-    changed: list[str] = []
+def apply(store: Store, run: RunRow, loaded: Loaded) -> list[str]:
+    """Makes an open run of the job follow its live fields, and its file where that was moved; gives the changes, in
+    words. Raises StoreUnavailable, OSError."""
+    job, changed = loaded.job, _follow_file(store.folder(run), loaded)
     if run.priority != job.priority:
         store.set_priority(run.id, job.priority)
         changed.append(f"priority {run.priority} → {job.priority}")
@@ -26,6 +27,16 @@ def apply(store: Store, run: RunRow, job: JobSpec) -> list[str]:
             f"limits.{name} {before.get(name)} → {limits[name]}" for name in limits if limits[name] != before.get(name)
         ]
     return changed
+
+
+def _follow_file(folder: RunFolder, loaded: Loaded) -> list[str]:
+    """Where edits of rewards are looked for, and what was not copied into the run folder."""
+    spec = read_json(folder.spec_json) or {}
+    here = {"job_file": str(loaded.path.resolve()), "job_folder": str(loaded.folder.resolve())}
+    if spec.items() >= here.items():
+        return []
+    write_json(folder.spec_json, spec | here)
+    return [f"its job file is now {loaded.path}"]
 
 
 def limits_of(folder: RunFolder) -> dict[str, object]:

@@ -33,7 +33,7 @@ class Notify(Section):
     webhook: Text | None = None
     """Gets each event as a JSON object by POST. `$NAME` takes the address from the environment."""
     command: Annotated[list[Text], Field(min_length=1)] | None = None
-    """Gets each event as a JSON object on stdin."""
+    """Gets each event as a JSON object, a line, on stdin."""
     on: list[
         Literal["succeeded", "failed", "held", "cancelled", "timed_out", "running", "alert", "invalid", "watch"]
     ] = Field(default_factory=lambda: ["succeeded", "failed", "held", "timed_out", "alert", "watch"])

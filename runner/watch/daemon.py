@@ -134,8 +134,10 @@ class Watch:
             return code
         except (StoreUnavailable, OSError) as error:
             self._say_trouble("store_unavailable", str(error))
+            if self._stops == 1:  # to leave, nothing has to be written
+                return self._leave()
         except Exception:
-            if self._options.once:
+            if self._options.once or self._wake.stops:
                 raise
             self._say_trouble("defect", traceback.format_exc())
             with suppress(StoreUnavailable, OSError):
@@ -197,17 +199,21 @@ class Watch:
     def _wind_down(self) -> int | None:
         """Nothing new is started. The first signal leaves the runs alone, the second stops them with a checkpoint, the
         third ends them at once."""
-        stops = len(self._wake.stops) + self._options.stop_jobs
         self._alive = self._keeper.look()
-        if stops == 1:
+        if self._stops == 1:
             return self._leave()
         for run_id in self._alive:
-            self._stop(run_id, times=min(stops - 1, 2))
+            self._stop(run_id, times=min(self._stops - 1, 2))
         if self._alive:
             return None
         self._put_back(self._stopped)
         self._log("stopped", runs=" ".join(self._stopped) or None)
         return self._signal_code()
+
+    @property
+    def _stops(self) -> int:
+        """Signals so far; with `--stop-jobs` the first counts as the second."""
+        return len(self._wake.stops) + (self._options.stop_jobs and bool(self._wake.stops))
 
     def _leave(self) -> int | None:
         if not self._alive:

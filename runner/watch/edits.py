@@ -9,7 +9,9 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Collection
+from pathlib import Path
 
+from runner.journal.folder import read_json
 from runner.queue.home import Home
 from runner.queue.publish import Publisher
 from runner.watch.log import Log
@@ -24,6 +26,7 @@ class Edits:
         self._home, self._log = home, log
         self._alive: frozenset[str] = frozenset()
         self._publishers: dict[str, Publisher] = {}
+        self._files: dict[str, Path] = {}
         self._given_up: set[str] = set()
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="edits", daemon=True)
@@ -54,9 +57,10 @@ class Edits:
 
     def _look(self, run_id: str) -> None:
         try:
-            if run_id not in self._publishers:
-                self._publishers[run_id] = Publisher(self._home.run(run_id))
-            self._publishers[run_id].look()
+            if file := self._job_file(run_id):
+                if run_id not in self._publishers:
+                    self._publishers[run_id], self._files[run_id] = Publisher(self._home.run(run_id)), file
+                self._publishers[run_id].look()
         except OSError:  # a full disk, files that are just being replaced: looked at again
             pass
         except Exception:  # a defect that one job's files show must not cost the others their edits
@@ -64,6 +68,15 @@ class Edits:
             error = traceback.format_exc()
             self._log("defect", level="error", run=run_id, hint="its reward edits are not taken up", error=error)
 
+    def _job_file(self, run_id: str) -> Path | None:
+        """None while it is away: that is no edit. One that was moved is followed once the watch has noted where to."""
+        if (known := self._files.get(run_id)) and known.exists():
+            return known
+        self._let_go(self._publishers.keys() & {run_id})
+        file = Path((read_json(self._home.run(run_id).spec_json) or {})["job_file"])
+        return file if file.exists() else None
+
     def _let_go(self, run_ids: Collection[str]) -> None:
         for run_id in list(run_ids):
+            del self._files[run_id]
             self._publishers.pop(run_id).close()

@@ -25,7 +25,7 @@ from runner.watch.config import Config
 from runner.watch.desk import Desk
 from runner.watch.log import Level, Log
 
-INGEST_SECONDS = 0.5
+INGEST_SECONDS = 0.25
 """For one run in one round: a watch that finds hours of records takes them in without neglecting the rest."""
 HELD_EVERY_SECONDS = 1.0
 STALL_EVERY_SECONDS = 10.0

@@ -73,7 +73,7 @@ class Law:
 
     def _follow_live_fields(self, job: Job, loaded: Loaded) -> None:
         for run in self._runs(job, _UNFINISHED):
-            if changed := live.apply(self._store, run, loaded.job):
+            if changed := live.apply(self._store, run, loaded):
                 self._log("live_edit", job=job.name, run=run.id, changed="; ".join(changed))
 
     def gone(self, job: Job) -> None:

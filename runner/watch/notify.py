@@ -63,7 +63,7 @@ def kind_of(record: dict[str, Any]) -> str | None:
 
 
 def _tell(target: Notify, record: dict[str, Any]) -> bool:
-    text = json.dumps(record, ensure_ascii=False, default=str).encode()
+    text = json.dumps(record, ensure_ascii=False, default=str).encode() + b"\n"
     told = True
     if target.webhook is not None:
         told = any(_post(target.webhook, text) for _ in range(TRIES))

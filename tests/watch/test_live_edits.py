@@ -84,3 +84,17 @@ def test_a_new_retry_policy_is_asked_of_the_file(folder: Folder) -> None:
 
 def test_without_an_edit_the_limits_are_those_of_the_submission(tmp_path: Path) -> None:
     assert LiveLimits(tmp_path / "live.json", Limits(max_tokens=5))().max_tokens == 5
+
+
+def test_a_run_whose_job_is_renamed_is_edited_at_the_new_place_and_the_move_is_no_edit(home: Path) -> None:
+    job = write_job(home, name="before", **LONG)
+    watch = WatchProcess(home, "--emulate", "--stop-jobs")
+    running(watch, "before-1")
+    job.parent.rename(home / "jobs/after")
+    said = watch.wait_for("live_edit", run="before-1")
+    assert said["changed"].endswith("jobs/after/job.yaml")
+    (home / "jobs/after/rewards.py").write_text(REWARDS.replace("1.0", "2.0"))
+    watch.wait_for("reward_version", run="before-1", version=2, state="active")
+    assert watch.heard("reward_version", state="rejected") == []
+    assert rows(home, "SELECT id, state FROM runs") == [("before-1", "running")]
+    assert watch.end() == 0
