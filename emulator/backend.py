@@ -11,6 +11,7 @@ from emulator.lm.config import LINEAR
 from emulator.loop import Loop, sampling
 from emulator.policy import Policy
 from emulator.replay import DEFAULT_LEARNING_RATE, Recorded, ReplayPolicy, missing
+from runner.grpo.order import micro_batch
 from runner.grpo.run import Run
 from runner.grpo.types import Completion, Example
 from runner.journal.events import Difference
@@ -60,18 +61,20 @@ class EmulatorBackend:
         else:
             Loop(_lm(job, run.folder), job, run).train()
 
-    def generate(self, job: JobSpec, at: Path | None, prompts: Sequence[str], n: int) -> list[list[Completion]]:
-        """For `lm`, `at` is a checkpoint in its run's folder, where a model that learnt from demonstrations lies."""
+    def generate(self, job: JobSpec, at: Path | None, examples: Sequence[Example], n: int) -> list[list[Completion]]:
+        """For `lm`, the model that learnt from demonstrations lies beside a run's checkpoints; elsewhere it learns."""
         policy: Policy
         if job.emulator.policy == "replay":
             policy = _replay(job, Recorded(Path(job.emulator.completions or "")))
         else:
-            policy = _lm(job, None if at is None else at.parents[1])
+            policy = _lm(job, at.parents[1] if at is not None and at.parent.name == "checkpoints" else None)
         if at is not None:
             policy.load(at)
-        examples = [Example(id=i, prompt=prompt, columns={}) for i, prompt in enumerate(prompts)]
-        seeds = [[job.seed + i * n + k for k in range(n)] for i in range(len(prompts))]
+        seeds = [[job.seed + i * n + k for k in range(n)] for i in range(len(examples))]
         return policy.sample(examples, sampling(job.grpo), seeds).completions
+
+    def model_folder(self, job: JobSpec) -> Path | None:
+        return None if job.emulator.policy == "replay" else base_folder(job)
 
 
 # replay
@@ -107,6 +110,7 @@ def _replay_differences(job: JobSpec, held_out: Sequence[Example]) -> Iterator[D
             yield _not_applicable(
                 f"grpo.{name}", str(asked), "recorded texts have no tokens; a completion is one action"
             )
+    yield from _tracker_differences(job)
     known = _known(job, held_out)
     if known < len(held_out):
         detail = f"{len(held_out) - known} of {len(held_out)} held-out prompts have no recorded completions"
@@ -155,16 +159,23 @@ def _lm_findings(job: JobSpec, examples: Sequence[Example]) -> Iterator[Finding]
     yield from demonstration_findings(job)
 
 
+def _tracker_differences(job: JobSpec) -> Iterator[Difference]:
+    if job.report_to:
+        yield _not_applicable("report_to", ", ".join(job.report_to), "emulated runs are told to no tracker")
+
+
 def _lm_differences(job: JobSpec, examples: Sequence[Example]) -> Iterator[Difference]:
     grpo = job.grpo
     if grpo.optim not in ADAMW:
         yield _not_implemented("grpo.optim", grpo.optim, "AdamW, with the job's figures")
-    if grpo.loss_type == "bnpo":
-        detail = "averaged over the completions of a step; TRL averages over those of a forward pass"
-        yield _not_implemented("grpo.loss_type", grpo.loss_type, detail)
+    completions = grpo.prompts_per_step * grpo.num_generations
+    if grpo.loss_type == "bnpo" and grpo.micro_batch not in (None, size := micro_batch(completions, grpo.micro_batch)):
+        detail = f"bnpo averages over {size} completions, which divides the {completions} of an emulated step"
+        yield Difference(field="grpo.micro_batch", asked=str(grpo.micro_batch), kind="capped", detail=detail)
     if grpo.dtype == "bfloat16":
         yield _not_applicable("grpo.dtype", grpo.dtype, "float32 on a CPU")
     yield from _lora_differences(job)
+    yield from _tracker_differences(job)
     if find_spec("tokenizers") is not None:
         from emulator.lm.check import cut_prompts
 
@@ -174,6 +185,10 @@ def _lm_differences(job: JobSpec, examples: Sequence[Example]) -> Iterator[Diffe
 def _lora_differences(job: JobSpec) -> Iterator[Difference]:
     if job.lora is None:
         return
+    if job.lora.adapter is not None:
+        yield _not_applicable("lora.adapter", job.lora.adapter, "an adapter of the real model; a fresh one is trained")
+    if job.lora.quantize is not None:
+        yield _not_applicable("lora.quantize", job.lora.quantize, "float32 on a CPU")
     if job.lora.dropout:
         yield _not_implemented("lora.dropout", f"{job.lora.dropout:g}", "the adapter trains without dropout")
     named = () if job.lora.target_modules == "all-linear" else job.lora.target_modules

@@ -64,7 +64,7 @@ class Loop:
         updating = time.monotonic()
         batch = self._batch
         rows = None
-        if grpo.generate_every > 1:
+        if grpo.generate_every > 1 or grpo.loss_type == "bnpo":
             rows = rows_of(self._job.seed, step, len(batch.advantages), grpo.generate_every, grpo.num_iterations)
         advantages = self._faults.before_update(step, batch.advantages)
         metrics = self._policy.update(batch.drawn, advantages, step, rows)

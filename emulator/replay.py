@@ -220,11 +220,11 @@ def _plain(value: Any) -> Any:
 def missing(examples: Sequence[Example]) -> Finding:
     """The finding for examples without a recorded completion."""
     first = examples[0]
+    which = f"example {first.id}: {dict(first.columns)!r:.200}" if first.columns else f"{prompt_text(first)!r:.200}"
     return Finding(
         code="no-completions",
         field="emulator.completions",
-        message=f"{len(examples)} of the prompts have no recorded completions; the first is example {first.id}: "
-        f"{dict(first.columns)!r:.200}",
+        message=f"{len(examples)} of the prompts have no recorded completions; the first is {which}",
         hint="add rows with the prompt (or these columns) and a list `completions`",
     )
 

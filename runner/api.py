@@ -13,17 +13,20 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from runner.backends import load_backend
+from runner.grpo.checkpoint import Checkpoint, find
 from runner.grpo.inputs import as_trained
 from runner.journal.events import Difference, Split
 from runner.journal.folder import read_json
 from runner.journal.states import Reason, State
 from runner.queue import local, publish
+from runner.queue.fork import refuse_other_shape
 from runner.queue.home import Home, find_home
 from runner.queue.jobs import BackendName, Checked, JobLike, validate
 from runner.queue.progress import Progress, progress
+from runner.queue.retry import Again, decide
 from runner.queue.submit import Device
 from runner.queue.submit import submit as _submit
 from runner.spec.errors import JobError
@@ -96,13 +99,32 @@ class RunHandle:
             yield from local.follow(self.home, store, self.id, after)
         self._let_go()
 
+    def goes_on(self) -> str:
+        """Starts the run again where it has just been held for a cause that a new process may get over and its own
+        `retry:` says so; gives why, or nothing. For what was killed only `runner watch` does so, and faults of the
+        emulator are there to be seen."""
+        row = self.row
+        reason = row.reason if row.state is State.HELD and not row.emulated else None
+        if reason is not Reason.OUT_OF_MEMORY and reason is not Reason.ENGINE_FAILED:
+            return ""
+        policy = JobSpec.model_validate_json(row.spec).retry
+        with self.reading() as store:
+            kept = [item.step for item in queries.checkpoints(store, self.id) if item.kept]
+            said = decide(reason, row.detail, store.attempts(self.id), max(kept, default=None), policy)
+            if not isinstance(said, Again):
+                return ""
+            local.resume(self.home, store, self.id)
+        self.start()
+        return f"{reason}: {said.detail}"
+
     def wait(self) -> RunHandle:
         """Blocks until the run has ended. Ctrl-C stops it with a checkpoint; a second one ends it at once."""
         while True:
             try:
                 for _ in self.events():
                     pass
-                return self
+                if not self.goes_on():
+                    return self
             except KeyboardInterrupt:
                 self.stop()
 
@@ -329,43 +351,31 @@ def rerun(
     run's checkpoint of step `at`. Raises StoreError, JobError."""
     old = open_run(run, home=home)
     row = old.row
-    fork = None if at is None else _checkpoint(old, at)
+    fork = None if at is None else checkpoint_of(old, at).path
     checked = validate(_job_file(old), overrides, "emulator" if row.emulated else "trl")
     _refuse_job(checked, old.home)
-    device: Device = (read_json(old.home.run(old.id).spec_json) or {})["device"]
+    spec = read_json(old.home.run(old.id).spec_json) or {}
+    device: Device = spec["device"]
     if fork is not None:
-        _refuse_other_shape(old, checked)
+        refuse_other_shape(old.id, spec["job"], checked.job, row.emulated)
     with old.home.open() as store:
         new = RunHandle(old.home, _submit(store, checked, device, fork, f"{old.id}@{at}" if fork else old.id))
     return _start(new, wait, detach)
-
-
-SHAPE = ("prompts_per_step", "num_generations", "generate_every", "num_iterations")
-"""Fields of `grpo:` that say where in its batch a checkpoint is."""
-
-
-def _refuse_other_shape(run: RunHandle, checked: Checked) -> None:
-    """Raises StoreError when the job's batches no longer have the shape of the run whose checkpoint it goes on from."""
-    old = (read_json(run.home.run(run.id).spec_json) or {})["job"]["grpo"]
-    for name in SHAPE:
-        new = getattr(checked.job.grpo, name)
-        if new != old[name]:
-            raise StoreError(
-                f"grpo.{name} is {new}, but {run.id} was trained with {old[name]}; its checkpoint can't go on so. "
-                f"`--set grpo.{name}={old[name]}` keeps it, or rerun from scratch."
-            )
 
 
 def _job_file(run: RunHandle) -> Path:
     return Path((read_json(run.home.run(run.id).spec_json) or {})["job_file"])
 
 
-def _checkpoint(run: RunHandle, step: int) -> Path:
-    folders = {int(path.name.removeprefix("step-")): path for path in run.home.run(run.id).checkpoints.glob("step-*")}
-    if step not in folders:
-        kept = ", ".join(map(str, sorted(folders))) or "none"
-        raise StoreError(f"{run.id} has no checkpoint of step {step}; kept: {kept}")
-    return folders[step]
+def checkpoint_of(run: RunHandle, step: int | Literal["best"] | None = None) -> Checkpoint:
+    """The run's complete checkpoint of that step, its best (`checkpoints.best`), or its last one. Raises StoreError."""
+    folder = run.home.run(run.id).checkpoints
+    kept = {item.step: item for item in find(folder)}
+    chosen = run.home.run(run.id).best if step == "best" else max(kept, default=None) if step is None else step
+    if chosen not in kept:
+        which = "" if step is None else " marked best (`checkpoints.best`)" if step == "best" else f" of step {step}"
+        raise StoreError(f"{run.id} has no checkpoint{which}; kept: {', '.join(map(str, kept)) or 'none'}")
+    return kept[chosen]
 
 
 def open_run(run: str, *, home: str | Path | None = None) -> RunHandle:

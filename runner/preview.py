@@ -229,8 +229,7 @@ def _emulated(subject: Subject, job: JobSpec, examples: Sequence[Example], n: in
     small = absolute_paths(for_backend(job, "emulator")[0], subject.folder)
     if small.emulator.policy == "replay" and small.emulator.completions:
         return _of_file(examples, _plain_rows(Path(small.emulator.completions)))
-    prompts: Sequence[Any] = [example.prompt for example in examples]
-    drawn = load_backend("emulator").generate(small, None, prompts, n)
+    drawn = load_backend("emulator").generate(small, None, examples, n)
     made = [_group(example, [item.text for item in items]) for example, items in zip(examples, drawn, strict=True)]
     return [
         replace(

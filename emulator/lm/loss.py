@@ -50,7 +50,7 @@ class _Chosen(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         p = x.softmax(-1)
-        total = x.logsumexp(-1)
+        total = x.amax(-1) - p.amax(-1).log()  # log Σ e^x: the greatest p = e^x / Σ e^x never vanishes
         ctx.save_for_backward(p, ids)
         entropy = total - (p * x).sum(-1)
         ctx.mark_non_differentiable(entropy)
@@ -94,13 +94,13 @@ def _ratio(stats: TokenStats, grpo: Grpo) -> Tensor:
     return log_ratio.exp()
 
 
-def row_weights(mask: Tensor, grpo: Grpo, tokens: float) -> Tensor:
+def row_weights(mask: Tensor, grpo: Grpo, tokens: float, passes: Tensor | None = None) -> Tensor:
     """Factor [N, 1] of each completion's summed token losses: the loss is Σ_i w_i Σ_t l_it·m_it.
 
-    grpo: 1 / (N · tokens of i); dr_grpo: 1 / (N · max_completion_length); bnpo: 1 / all tokens; dapo, cispo:
-    1 / `tokens`, which are those of the generation batch, divided by the steps that share it. The completions of a step
-    are one micro-batch in TRL's terms; because the weights are known beforehand, they can be cut into chunks without
-    changing the loss.
+    grpo: 1 / (N · tokens of i); dr_grpo: 1 / (N · max_completion_length); bnpo: 1 / (passes · tokens of i's pass), where
+    `passes` [N] numbers the forward passes that TRL makes (None: one for all); dapo, cispo: 1 / `tokens`, which are
+    those of the generation batch, divided by the steps that share it. Because the weights are known beforehand, the
+    completions can be cut into other chunks without changing the loss.
     """
     lengths, rows = mask.sum(1, keepdim=True), len(mask)
     if grpo.loss_type == "grpo":
@@ -108,7 +108,9 @@ def row_weights(mask: Tensor, grpo: Grpo, tokens: float) -> Tensor:
     if grpo.loss_type == "dr_grpo":
         return torch.full_like(lengths, 1.0 / (rows * grpo.max_completion_length))
     if grpo.loss_type == "bnpo":
-        return torch.full_like(lengths, 1.0) / lengths.sum().clamp(min=1.0)
+        number = torch.zeros(rows, dtype=torch.int64) if passes is None else passes
+        sums = torch.zeros(int(number.max()) + 1).index_add_(0, number, lengths.squeeze(1))
+        return (1.0 / (len(sums) * sums.clamp(min=1.0)))[number].unsqueeze(1)
     return torch.full_like(lengths, 1.0) / max(tokens, 1.0 / grpo.generate_every)
 
 

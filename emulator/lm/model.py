@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from emulator.lm.config import LlamaConfig
+from emulator.lm.ops import attend, heads, rms_norm, swiglu
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values of one layer, each [rows, key-value heads, positions, head size]."""
@@ -51,10 +52,17 @@ class Prefix:
 
     def __init__(self, layers: list[KeyValue], owner: Tensor) -> None:
         self._layers, self._owner = layers, owner
+        prefixes = len(layers[0][0])
+        even = torch.arange(prefixes).repeat_interleave(len(owner) // prefixes)
+        self._each = len(owner) // prefixes if torch.equal(owner, even) else 0
+        """Rows of every prefix, where each has as many: then its gradient is a plain sum."""
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> KeyValue:
-        keys, values = (tensor.index_select(0, self._owner) for tensor in self._layers[layer])
+        keys, values = map(self._spread, self._layers[layer])
         return torch.cat((keys, key), 2), torch.cat((values, value), 2)
+
+    def _spread(self, prefix: Tensor) -> Tensor:
+        return prefix.repeat_interleave(self._each, 0) if self._each else prefix.index_select(0, self._owner)
 
 
 class Block(nn.Module):
@@ -71,36 +79,16 @@ class Block(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(2 * config.intermediate_size, config.hidden_size))
         self.down = nn.Parameter(torch.empty(config.hidden_size, config.intermediate_size))
 
-    def forward(self, x: Tensor, rope: KeyValue, mask: Tensor | None, layer: int, memory: Memory) -> Tensor:
-        x = x + self._attend(F.rms_norm(x, x.shape[-1:], self.norm1, self.config.eps), rope, mask, layer, memory)
-        gate, up = F.linear(F.rms_norm(x, x.shape[-1:], self.norm2, self.config.eps), self.gate_up).chunk(2, -1)
-        return x + F.linear(F.silu(gate) * up, self.down)
+    def forward(self, x: Tensor, rope: KeyValue, mask: Tensor, layer: int, memory: Memory) -> Tensor:
+        x = x + self._attend(rms_norm(x, self.norm1, self.config.eps), rope, mask, layer, memory)
+        return x + F.linear(swiglu(F.linear(rms_norm(x, self.norm2, self.config.eps), self.gate_up)), self.down)
 
-    def _attend(self, x: Tensor, rope: KeyValue, mask: Tensor | None, layer: int, memory: Memory) -> Tensor:
+    def _attend(self, x: Tensor, rope: KeyValue, mask: Tensor, layer: int, memory: Memory) -> Tensor:
         c, (rows, length, _) = self.config, x.shape
-        heads = F.linear(x, self.qkv).view(rows, length, c.heads + 2 * c.kv_heads, c.head_dim).transpose(1, 2)
-        turned = _rotate(heads[:, : c.heads + c.kv_heads], rope)
-        query, key = turned[:, : c.heads], turned[:, c.heads :]
-        keys, values = memory.extend(layer, key, heads[:, c.heads + c.kv_heads :])
-        mixed = _mix(query, keys, values, mask)
+        query, key, value = heads(F.linear(x, self.qkv), *rope, (c.heads, c.kv_heads, c.head_dim))
+        keys, values = memory.extend(layer, key, value)
+        mixed = attend(query, keys, values, mask)
         return F.linear(mixed.transpose(1, 2).reshape(rows, length, c.heads * c.head_dim), self.out)
-
-
-def _mix(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention. One query a row, as in generation, is quicker as two plain products over the heads of a group."""
-    rows, heads, length, size = query.shape
-    groups = keys.shape[1]
-    if length > 1 or mask is None:
-        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, enable_gqa=heads != groups)
-    scores = torch.matmul(query.view(rows, groups, heads // groups, size), keys.transpose(2, 3)) * size**-0.5
-    return torch.matmul((scores + mask).softmax(-1), values).view(rows, heads, 1, size)
-
-
-def _rotate(x: Tensor, rope: KeyValue) -> Tensor:
-    """Rotary position embedding (Su et al. 2021) in Hugging Face's layout: pairs are (i, i + half)."""
-    cos, sin = rope
-    first, second = x.chunk(2, -1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
 
 
 class Llama(nn.Module):
@@ -114,17 +102,17 @@ class Llama(nn.Module):
         steps = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
         self._frequencies = 1.0 / config.rope_theta**steps
 
-    def forward(self, ids: Tensor, positions: Tensor, mask: Tensor | None, memory: Memory) -> Tensor:
+    def forward(self, ids: Tensor, positions: Tensor, mask: Tensor, memory: Memory) -> Tensor:
         """Last hidden states [rows, length, hidden] of `ids` [rows, length] at `positions` (same shape).
 
-        `mask` is added to the attention scores, [rows, 1, length, everything `memory` holds]; None attends to all.
+        `mask` is added to the attention scores, [rows, 1, length, everything `memory` holds].
         """
         angles = positions.unsqueeze(-1) * self._frequencies
         rope = (angles.cos().unsqueeze(1), angles.sin().unsqueeze(1))
         x = F.embedding(ids, self.embed)
         for layer, block in enumerate(self.blocks):
             x = block(x, rope, mask, layer, memory)
-        return F.rms_norm(x, x.shape[-1:], self.norm, self.config.eps)
+        return rms_norm(x, self.norm, self.config.eps)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.head)

@@ -29,8 +29,10 @@ from emulator.lm.generate import generate
 from emulator.lm.lora import Adapter
 from emulator.lm.loss import TokenStats, clip_metrics, log_probabilities, masked_mean, row_weights, token_losses
 from emulator.lm.model import Llama, load_model, save_weights
+from emulator.lm.ops import keep_freed_memory
 from emulator.lm.tokens import Tokens
 from emulator.policy import Sampled, Sampling
+from runner.grpo.order import micro_batch
 from runner.grpo.types import Example
 from runner.spec.model import Grpo, Lora
 
@@ -74,6 +76,7 @@ class LmPolicy:
 
     def __init__(self, folder: Path, grpo: Grpo, *, lora: Lora | None = None, seed: int = 0, threads: int = 1) -> None:
         torch.set_num_threads(threads)
+        keep_freed_memory()
         self._folder, self._grpo = folder, grpo
         self._tokens = Tokens(folder)
         self.model = load_model(folder)
@@ -113,19 +116,22 @@ class LmPolicy:
     def update(
         self, sampled: Sampled, advantages: Sequence[float], step: int, rows: Sequence[int] | None = None
     ) -> Mapping[str, float]:
-        """One AdamW step on the completions `rows` of what was drawn (ascending; None: all); see `emulator.lm.loss`.
+        """One AdamW step on the completions `rows` of what was drawn (None: all, in order); see `emulator.lm.loss`.
 
         Where a batch makes several steps, all of them clip against the log-probabilities before the first of them.
         """
         whole = cast(Drawn, sampled)
         if whole.old_logps is None and self._grpo.generate_every * self._grpo.num_iterations > 1:
             whole.old_logps = self._log_probabilities(whole)
-        drawn = whole if rows is None else whole.part(rows)
-        used = advantages if rows is None else [advantages[row] for row in rows]
+        order = range(len(whole.tokens)) if rows is None else rows
+        mine = sorted(order)
+        drawn, used = whole.part(mine), [advantages[row] for row in mine]
         learning_rate = self._grpo.learning_rate * learning_rate_factor(self._grpo, step)
         self.model.zero_grad()
         tokens = self._counted(whole) / self._grpo.generate_every
-        totals = [self._backward(chunk, drawn.temperature) for chunk in self._chunks(drawn, used, tokens)]
+        totals = [
+            self._backward(chunk, drawn.temperature) for chunk in self._chunks(drawn, used, tokens, self._passes(order))
+        ]
         norm = self._descend(learning_rate)
         return _metrics(totals, self._grpo) | {"grad_norm": norm, "learning_rate": learning_rate}
 
@@ -147,12 +153,19 @@ class LmPolicy:
         """Tokens in the loss."""
         return sum(len(tokens) for tokens in drawn.tokens if self._counts(tokens))
 
-    def _chunks(self, drawn: Drawn, advantages: Sequence[float], tokens: float) -> Iterator[Chunk]:
+    def _passes(self, order: Sequence[int]) -> Tensor:
+        """TRL's forward pass of each row, of the rows ascending, whose completions bnpo averages over. [N]"""
+        size = micro_batch(len(order), self._grpo.micro_batch)
+        return torch.tensor(sorted(range(len(order)), key=order.__getitem__)) // size
+
+    def _chunks(
+        self, drawn: Drawn, advantages: Sequence[float], tokens: float, passes: Tensor | None = None
+    ) -> Iterator[Chunk]:
         """The batch in parts that are computed at once. `tokens`: what dapo and cispo divide by."""
         everything = Completions.pad(drawn.tokens, drawn.owner)
         mask = everything.real.clone()
         mask[[i for i, row in enumerate(drawn.tokens) if not self._counts(row)]] = 0.0
-        weights = row_weights(mask, self._grpo, tokens)
+        weights = row_weights(mask, self._grpo, tokens, passes)
         for rows in _rows_of_chunks(drawn, min(UPDATE_POSITIONS, UPDATE_LOGITS // self.model.config.vocab_size)):
             first, last = drawn.owner[rows.start], drawn.owner[rows.stop - 1]
             completions = Completions.pad(drawn.tokens[rows], [owner - first for owner in drawn.owner[rows]])

@@ -39,8 +39,16 @@ class Backend(Protocol):
         """Runs from `run.resume_from` to `run.finish`. Raises `Stopped` never: it returns when told to stop."""
         ...
 
-    def generate(self, job: JobSpec, at: Path | None, prompts: Sequence[str], n: int) -> list[list[Completion]]:
-        """n completions for each prompt text, from the checkpoint folder `at` or from the base model."""
+    def generate(self, job: JobSpec, at: Path | None, examples: Sequence[Example], n: int) -> list[list[Completion]]:
+        """n completions for each example, from the checkpoint folder `at` or from the base model, drawn as the job
+        trains and from its seed. `grpo.temperature` may be 0 here: greedy.
+
+        Raises JobError for a prompt it has nothing for.
+        """
+        ...
+
+    def model_folder(self, job: JobSpec) -> Path | None:
+        """Where the model that the job begins with lies on this machine; None where it has no weights or isn't here."""
         ...
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from runner.backends import load_backend
 from runner.data.load import load_examples
 from runner.grpo.checkpoint import last_step
-from runner.grpo.guards import RewardFailure
+from runner.grpo.guards import LiveLimits, RewardFailure
 from runner.grpo.inputs import Inputs, read_inputs, reward_settings
 from runner.grpo.reload import Past, Reload
 from runner.grpo.run import Run
@@ -35,6 +35,15 @@ from runner.spec.errors import Finding, JobError
 
 RESERVE_BYTES = 8192
 """Taken from the disk at the start, so that a full one has room for the last word and the exit record."""
+
+ENGINE_ERRORS = ("EngineDeadError", "EngineGenerateError", "AcceleratorError")
+"""vLLM's and torch's, by name: neither is imported here."""
+GPU_ERRORS = ("CUDA error", "NCCL error", "cuBLAS error", "CUBLAS_STATUS", "Engine core initialization failed")
+ENGINE_HAS_NO_ROOM = (
+    "No available memory for the cache blocks",
+    "is less than desired GPU memory utilization",
+    "KV cache is needed, which is larger than the available KV cache memory",
+)
 
 
 class Unfit(Exception):
@@ -119,6 +128,7 @@ def _train(folder: RunFolder, attempt: int, journal: Journal, stop: list[int], l
             journal=journal,
             stop_requested=lambda: bool(stop),
             emulated=inputs.emulated,
+            limits=LiveLimits(folder.live_json, inputs.job.limits),
         )
         backend = load_backend(inputs.backend)
         found = backend.differences(inputs.job, data.train, run.held_out)
@@ -180,8 +190,26 @@ def _classify(error: Exception) -> tuple[Reason, str]:
             return Reason.OUT_OF_MEMORY, text
         case _ if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
             return Reason.OUT_OF_MEMORY, text
+        case _ if way_out := _too_small_for_the_engine(text):
+            return Reason.ENVIRONMENT, f"{text} {way_out}"
+        case _ if _is_of_the_engine(error):
+            return Reason.ENGINE_FAILED, f"{type(error).__name__}: {text}"
         case _:
             return Reason.INTERNAL, f"{type(error).__name__}: {text}"
+
+
+def _is_of_the_engine(error: Exception) -> bool:
+    """Whether vLLM, or the GPU under it or the trainer, broke down: a new process may go on."""
+    if isinstance(error, JobError | Unfit):
+        return False
+    return type(error).__name__ in ENGINE_ERRORS or any(text in str(error) for text in GPU_ERRORS)
+
+
+def _too_small_for_the_engine(text: str) -> str:
+    """The way out, where vLLM has found too little memory for itself; else nothing."""
+    if not any(said in text for said in ENGINE_HAS_NO_ROOM):
+        return ""
+    return "Raise grpo.vllm_gpu_memory_utilization, or lower grpo.vllm_max_model_length."
 
 
 def _stop_flag() -> list[int]:

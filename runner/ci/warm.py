@@ -3,6 +3,9 @@
 One process (`runner.ci.server`) imports what trainers need and forks a supervisor for each run that is asked for; that
 supervisor and its trainer are the same code as those of a run started alone, and keep the same promises. Only emulated
 runs are started so: nothing here may fork a process that has touched a GPU.
+
+This module imports next to nothing: the sooner the warm process is started, the more of its imports are done beside the
+starter's own.
 """
 
 from __future__ import annotations
@@ -20,10 +23,11 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from runner.journal.folder import RunFolder
-from runner.queue.local import Started
+if TYPE_CHECKING:
+    from runner.journal.folder import RunFolder
+    from runner.queue.local import Started
 
 
 class WarmLost(Exception):
@@ -31,7 +35,7 @@ class WarmLost(Exception):
 
 
 class Child:
-    """A process that the warm process forked. It holds the write end of `life` while it lives. Threads may share this."""
+    """A process that the warm process forked; it holds the write end of `life` while it lives. Threads may share it."""
 
     def __init__(self, pid: int, life: int) -> None:
         self.pid = pid
@@ -68,12 +72,14 @@ class Child:
                 os.kill(self.pid, number)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Warm:
     """A running warm process. A context manager; runs that were started from it outlive it only if it is killed."""
 
     process: subprocess.Popen[bytes]
     control: socket.socket
+    used: bool = False
+    """Whether anything was started from it."""
 
     @classmethod
     def start(cls) -> Self:
@@ -99,10 +105,14 @@ class Warm:
     def close(self) -> None:
         """Ends the warm process. Runs that still go on are stopped by their pipe, when this process ends."""
         self.control.close()
+        if not self.used:
+            self.process.kill()  # it may be in the midst of its imports
         self.process.wait()
 
     def spawn(self, folder: RunFolder, run_id: str, attempt: int, lock: int) -> Started:
         """A supervisor for the attempt, as `runner.queue.local.Spawn`. Raises WarmLost."""
+        from runner.queue.local import Started
+
         read, write = os.pipe()
         request = {"do": "train", "folder": str(folder.path.resolve()), "attempt": attempt, "run": run_id}
         try:
@@ -120,6 +130,7 @@ class Warm:
 
     def _fork(self, request: dict[str, Any], descriptors: list[int]) -> Child:
         read, write = os.pipe()
+        self.used = True
         try:
             socket.send_fds(self.control, [json.dumps(request).encode()], [*descriptors, write])
             answer = self.control.recv(64)

@@ -8,7 +8,9 @@ from runner.api import RunHandle
 from runner.ci.halt import Halt
 from runner.cli.out import note
 from runner.cli.progress import Progress
+from runner.cli.text import clean_line
 from runner.journal.states import Reason, State, exit_code
+from runner.store import queries
 from runner.store.rows import RunRow
 
 
@@ -17,8 +19,16 @@ def attend(handle: RunHandle, after: int = 0) -> tuple[RunRow, int]:
     halt = Halt()
     with halt.installed():
         follow(handle, halt, after)
+        while not halt.count and (why := handle.goes_on()):
+            note(clean_line(why))
+            follow(handle, halt, _last_event(handle))
     row = handle.row
     return row, ending_code(row, halt.signals)
+
+
+def _last_event(handle: RunHandle) -> int:
+    with handle.reading() as store:
+        return queries.last_event(store, handle.id)
 
 
 def follow(handle: RunHandle, halt: Halt, after: int = 0) -> None:

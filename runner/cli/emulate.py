@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from runner.cli.jobs import jobs_in
 from runner.cli.options import DetachOption, HomeOption, JsonOption, SetOption
 from runner.cli.out import say, say_json
 
 if TYPE_CHECKING:
     from runner.api import RunHandle
     from runner.ci.checks import Asked, Result
+    from runner.ci.warm import Warm
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -66,24 +66,32 @@ def emulate(
     json: JsonOption = False,
 ) -> None:
     """Trains jobs in miniature on the CPU, and checks them. Same job, rewards and records; a tiny model."""
-    from runner.ci.checks import Asked
-
     given = _seeds(seeds) if seeds is not None else None
     budget = _seconds(time_budget) if time_budget is not None else None
-    paths = list(dict.fromkeys(path for name in jobs for path in jobs_in(name, home)))
     if detach:
         if seeds or time_budget or junit or html or artifacts:
             raise typer.BadParameter("-d returns at once, so there is nothing to judge or to report yet")
-        _detached(paths, set_ or [], home, json)
+        _detached(_paths(jobs, home), set_ or [], home, json)
         return
-    asked = Asked(seeds=given, checks=checks, strict=strict, overrides=set_ or (), home=home)
-    from runner.cli.verdict import Reports, log_of_github
+    from runner.ci.warm import Warm
 
-    reports = Reports(junit=junit, html=html, artifacts=artifacts, github=github)
-    with log_of_github(reports, json) as log:
-        results = _all(paths, asked, budget, json)
-        reports.write(results, log)
+    with Warm.start() as warm:  # first of all: what follows imports a lot, and so does it
+        from runner.ci.checks import Asked
+        from runner.cli.verdict import Reports, log_of_github
+
+        paths = _paths(jobs, home)
+        asked = Asked(seeds=given, checks=checks, strict=strict, overrides=set_ or (), home=home)
+        reports = Reports(junit=junit, html=html, artifacts=artifacts, github=github)
+        with log_of_github(reports, json) as log:
+            results = _all(paths, asked, warm, budget, json)
+            reports.write(results, log)
     raise typer.Exit(_code(results))
+
+
+def _paths(jobs: list[str], home: Path | None) -> list[Path]:
+    from runner.cli.jobs import jobs_in
+
+    return list(dict.fromkeys(path for name in jobs for path in jobs_in(name, home)))
 
 
 def _detached(paths: list[Path], overrides: list[str], home: Path | None, json: bool) -> None:
@@ -96,26 +104,23 @@ def _detached(paths: list[Path], overrides: list[str], home: Path | None, json: 
     train(paths, start, True, json)
 
 
-def _all(paths: list[Path], asked: Asked, budget: float | None, json: bool) -> list[Result]:
+def _all(paths: list[Path], asked: Asked, warm: Warm, budget: float | None, json: bool) -> list[Result]:
     """Every job's verdict, in the order given; each is shown as soon as it is there."""
-    from runner.ci.warm import Warm
+    from runner.ci.halt import Halt
+    from runner.ci.pool import Pool, cores
+    from runner.ci.task import Task
+    from runner.cli import verdict
 
-    with Warm.start() as warm:
-        from runner.ci.halt import Halt
-        from runner.ci.pool import Pool, cores
-        from runner.ci.task import Task
-        from runner.cli import verdict
-
-        tasks = [Task(path, asked, warm) for path in paths]
-        halt = Halt(budget)
-        alone = len(tasks) == 1
-        pool = Pool(tasks, cores(), halt, verdict.follower(halt) if alone else None)
-        results: dict[Path, Result] = {}
-        for task in pool:
-            result = results[task.path] = task.result()
-            verdict.show_findings(result)
-            if not json:
-                verdict.show(result, whole=alone)
+    tasks = [Task(path, asked, warm) for path in paths]
+    halt = Halt(budget)
+    alone = len(tasks) == 1
+    pool = Pool(tasks, cores(), halt, verdict.follower(halt) if alone else None)
+    results: dict[Path, Result] = {}
+    for task in pool:
+        result = results[task.path] = task.result()
+        verdict.show_findings(result)
+        if not json:
+            verdict.show(result, whole=alone)
     ordered = [results[path] for path in paths]
     if json:
         say_json(_plain(ordered))

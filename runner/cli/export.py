@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json as jsonlib
-import shutil
 from collections.abc import Iterator
 from importlib import import_module
 from itertools import islice
@@ -14,17 +13,14 @@ from typing import Annotated, Any
 import typer
 
 from runner.api import RunHandle
+from runner.cli.boundary import FAILED
 from runner.cli.completions import Wanted, plain, rows
 from runner.cli.options import HomeOption, JsonOption, RunArgument
 from runner.cli.out import note, say, say_json
 from runner.cli.text import clean_line, plural, size
 from runner.journal.events import Split
 from runner.store import queries
-from runner.store.errors import StoreError
 
-NOT_MODEL = ("optimizer*", "scheduler*", "rng_state*", "run_state.json", "manifest.json", "trainer_state.json",
-             "training_args.bin", "buffer*", "*.pt")  # fmt: skip
-"""Files of a checkpoint that serve only to go on training."""
 BATCH = 2000
 """Rows written at once."""
 
@@ -35,11 +31,16 @@ def export(
         Path | None, typer.Option(metavar="FILE", help="Every completion with its scores: .jsonl or .parquet.")
     ] = None,
     metrics: Annotated[Path | None, typer.Option(metavar="FILE", help="Every metric: .csv or .jsonl.")] = None,
-    model: Annotated[Path | None, typer.Option(metavar="DIR", help="Adapter or model, without the optimizer.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Adapter or model with its tokenizer, a card and its provenance.")
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Graphs, completions and rewards as one web page: .html.")
     ] = None,
     step: Annotated[int | None, typer.Option(help="The checkpoint to take the model from. Default: the last.")] = None,
+    verify: Annotated[
+        bool, typer.Option(help="See whether the exported model loads, and differs from its base.")
+    ] = True,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -51,7 +52,7 @@ def export(
     if completions is metrics is model is html is None:
         folder = Path(run_id)
         completions, metrics, html = folder / "completions.parquet", folder / "metrics.csv", folder / "run.html"
-        model = folder / "model" if step is not None or _kept(handle) else None
+        model = folder / "model" if step is not None or _has_checkpoint(handle) else None
         if model is None:
             note("no checkpoint, so no model")
     for path, endings in (
@@ -70,11 +71,16 @@ def export(
         written["html"] = (html, _write_page(handle, html))
     if model is not None:
         written["model"] = (model, _write_model(handle, model, step))
+    wrong = _verify(handle, model) if model is not None and verify else []
     if json:
-        say_json({"run": run_id, **{what: str(path) for what, (path, _) in written.items()}})
-        return
-    for what, (path, how) in written.items():
-        say((what, "bold"), f"  {clean_line(str(path))}  {how}")
+        plain_wrong = {"problems": wrong} if model is not None and verify else {}
+        say_json({"run": run_id, **{what: str(path) for what, (path, _) in written.items()}, **plain_wrong})
+    else:
+        for what, (path, how) in written.items():
+            say((what, "bold"), f"  {clean_line(str(path))}  {how}")
+    if wrong:
+        note(("failed: ", "bold red"), f"the exported model: {clean_line('; '.join(wrong))}")
+        raise typer.Exit(FAILED)
 
 
 def _refuse(path: Path | None, endings: tuple[str, ...]) -> None:
@@ -163,20 +169,25 @@ def _write_page(handle: RunHandle, path: Path) -> str:
     return f"{plural(count, 'completion')}, {size(path.stat().st_size)}"
 
 
-def _kept(handle: RunHandle) -> list[int]:
+def _has_checkpoint(handle: RunHandle) -> bool:
     with handle.reading() as store:
-        return [item.step for item in queries.checkpoints(store, handle.id) if item.kept]
+        return any(item.kept for item in queries.checkpoints(store, handle.id))
 
 
 def _write_model(handle: RunHandle, target: Path, step: int | None) -> str:
-    """Copies the checkpoint's files but the optimizer's. Raises StoreError where there is no such checkpoint."""
-    kept = _kept(handle)
-    chosen = step if step is not None else kept[-1] if kept else None
-    if chosen not in kept:
-        there = ", ".join(map(str, kept)) or "none"
-        raise StoreError(f"{handle.id} has no checkpoint{'' if step is None else f' of step {step}'}; kept: {there}")
-    with handle.reading() as store:
-        found = next(item for item in queries.checkpoints(store, handle.id) if item.step == chosen)
-    shutil.copytree(handle.folder / found.path, target, ignore=shutil.ignore_patterns(*NOT_MODEL))
+    from runner.api import checkpoint_of
+    from runner.artifact import export_model
+
+    checkpoint = checkpoint_of(handle, step)
+    export_model(handle, checkpoint, target)
     total = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
-    return f"of step {chosen}, {size(total)}"
+    return f"of step {checkpoint.step}, {size(total)}; README.md says how to serve it"
+
+
+def _verify(handle: RunHandle, folder: Path) -> list[str]:
+    from runner.artifact import problems
+
+    found = problems(handle, folder)
+    if found == []:
+        note("verified: loads, has the base model's weight names, differs from it")
+    return found or []

@@ -61,7 +61,7 @@ def load_examples(job: JobSpec, folder: Path) -> Data:
     prompts = source.prompts()
     splits = _splits(job.dataset, table, prompts)
     examples = [
-        Example(id=i, prompt=source.with_turns(prompt), columns=row)
+        Example(id=i, prompt=with_turns(job.dataset, prompt), columns=row)
         for i, (prompt, row) in enumerate(zip(prompts, table.rows, strict=True))
     ]
     train = tuple(example for example, split in zip(examples, splits, strict=True) if split == "train")
@@ -104,7 +104,7 @@ def _common_columns(table: Table) -> tuple[str, ...]:
 
 
 class _Source:
-    """Makes the prompts of a table's rows, before (`prompts`) and after (`with_turns`) system and prefill are added."""
+    """Makes the prompts of a table's rows, before system message and prefill are added (`with_turns`)."""
 
     def __init__(self, spec: Dataset, table: Table) -> None:
         self._spec, self._table = spec, table
@@ -128,16 +128,6 @@ class _Source:
             raise JobError(findings)
         return prompts
 
-    def with_turns(self, prompt: Prompt) -> Prompt:
-        spec = self._spec
-        if isinstance(prompt, str):
-            if spec.format != "chat" and spec.system is None and spec.prefill is None:
-                return prompt
-            prompt = [Message(role="user", content=prompt)]
-        system = [Message(role="system", content=spec.system)] if spec.system is not None else []
-        prefill = [Message(role="assistant", content=spec.prefill)] if spec.prefill is not None else []
-        return [*system, *prompt, *prefill]
-
     def _checked(self, prompt: Prompt) -> Prompt:
         """Raises ValueError(message, hint) where the prompt and the job's other fields contradict each other."""
         if isinstance(prompt, str):
@@ -149,6 +139,17 @@ class _Source:
         if self._spec.prefill is not None and prompt[-1]["role"] == "assistant":
             raise ValueError("already ends with an assistant turn", "remove it, or `dataset.prefill`")
         return prompt
+
+
+def with_turns(spec: Dataset, prompt: Prompt) -> Prompt:
+    """The prompt with the job's system message and prefilled turn; a text as a user's message where the job chats."""
+    if isinstance(prompt, str):
+        if spec.format != "chat" and spec.system is None and spec.prefill is None:
+            return prompt
+        prompt = [Message(role="user", content=prompt)]
+    system = [Message(role="system", content=spec.system)] if spec.system is not None else []
+    prefill = [Message(role="assistant", content=spec.prefill)] if spec.prefill is not None else []
+    return [*system, *prompt, *prefill]
 
 
 def _no_prompt_column(names: Sequence[str]) -> list[Finding]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.journal.failpoints import failpoint
+
 MANIFEST = "manifest.json"
 RUN_STATE = "run_state.json"
 WEIGHTS = ("model*.safetensors", "adapter_model*.safetensors", "policy.json")
@@ -68,6 +70,7 @@ def seal(folder: Path, checkpoint: Checkpoint, target: Path) -> None:
     """Makes `folder` the checkpoint `target`: everything on the disk first, then the manifest, then the name."""
     for name in _files(folder):
         _fsync(folder / name)
+    failpoint("checkpoint.files")
     manifest = {
         "step": checkpoint.step,
         "bytes": checkpoint.bytes,
@@ -76,10 +79,22 @@ def seal(folder: Path, checkpoint: Checkpoint, target: Path) -> None:
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
     _fsync(folder / MANIFEST)
+    failpoint("checkpoint.manifest")
     if target.exists():
         shutil.rmtree(target)
     folder.rename(target)
     _fsync(target.parent)
+    failpoint("checkpoint.named")
+
+
+def mark_best(folder: Path, step: int | None) -> None:
+    """Makes `best` under `folder` lead to that step's checkpoint (`RunFolder.best` reads it)."""
+    if step is None:
+        return
+    part = folder / ".best.part"
+    part.unlink(missing_ok=True)
+    part.symlink_to(folder_name(step))
+    part.replace(folder / "best")
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:

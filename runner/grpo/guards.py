@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from runner.grpo.types import Outcome, Reason, Scored
-from runner.spec.model import Condition, Expect, Limits, Stop
+from runner.spec.model import Best, Condition, Expect, Limits, Stop
 
 History = Mapping[str, Sequence[tuple[int, float]]]
 """Metric → (step, value), oldest first; empty for a metric that is recorded but that no condition names."""
@@ -62,6 +65,22 @@ def over_budget(limits: Limits, seconds: float, tokens: int) -> Reason | None:
     return None
 
 
+class LiveLimits:
+    """A run's budgets, which may be edited while it trains: the file `live.json` in its folder, once there is one."""
+
+    def __init__(self, path: Path, submitted: Limits) -> None:
+        self._path, self._limits = path, submitted
+        self._changed_at = 0
+
+    def __call__(self) -> Limits:
+        with contextlib.suppress(OSError):
+            changed_at = self._path.stat().st_mtime_ns
+            if changed_at != self._changed_at:
+                self._limits = Limits.model_validate(json.loads(self._path.read_text())["limits"])
+                self._changed_at = changed_at
+        return self._limits
+
+
 def duration(text: str) -> int:
     """Seconds of `90s`, `30m`, `12h`, `2d`."""
     return int(text[:-1]) * UNITS[text[-1]]
@@ -79,6 +98,13 @@ def within(condition: Condition, value: float) -> bool:
     return (condition.at_least is None or value >= condition.at_least) and (
         condition.at_most is None or value <= condition.at_most
     )
+
+
+def best_step(best: Best, history: History, steps: Collection[int]) -> int | None:
+    """The one of `steps` at which the metric was best, the latest of equals; None where it was recorded at none."""
+    sign = 1 if best.mode == "max" else -1
+    values = [(sign * value, step) for step, value in history.get(best.metric, ()) if step in steps]
+    return max(values)[1] if values else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

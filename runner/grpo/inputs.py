@@ -81,9 +81,11 @@ def absolute_paths(job: JobSpec, *folders: Path) -> JobSpec:
             if (value := getattr(job.emulator, name)) is not None
         }
     )
+    lora = job.lora and job.lora.model_copy(update={"adapter": job.lora.adapter and found(job.lora.adapter)})
     return job.model_copy(
         update={
             "model": found(job.model),
+            "lora": lora,
             "dataset": job.dataset.model_copy(update={"path": found(job.dataset.path)}),
             "emulator": emulator,
         }

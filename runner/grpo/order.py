@@ -26,8 +26,18 @@ def batch_of(step: int, steps_per_batch: int) -> int:
     return (step - 1) // steps_per_batch
 
 
+LARGEST_MICRO_BATCH = 8
+"""Completions in one forward pass where the job does not say: TRL's own default."""
+
+
+def micro_batch(completions: int, at_most: int | None) -> int:
+    """Completions in one forward pass: the greatest number up to `at_most` that divides the `completions` of a step."""
+    limit = min(completions, at_most or LARGEST_MICRO_BATCH)
+    return max(divisor for divisor in range(1, limit + 1) if completions % divisor == 0)
+
+
 def rows_of(seed: int, step: int, rows: int, generate_every: int, num_iterations: int) -> list[int]:
-    """Rows of its generation batch that the 1-based step trains on, ascending.
+    """Rows of its generation batch that the 1-based step trains on, in the order of its forward passes.
 
     As in TRL, the batch is shuffled once, cut into `generate_every` equal parts, and gone through `num_iterations`
     times.
@@ -36,7 +46,7 @@ def rows_of(seed: int, step: int, rows: int, generate_every: int, num_iterations
     order = list(range(rows))
     random.Random(f"rows/{seed}/{batch}").shuffle(order)
     size, part = rows // generate_every, (step - 1) % generate_every
-    return sorted(order[part * size : (part + 1) * size])
+    return order[part * size : (part + 1) * size]
 
 
 def draw_seeds(seed: int, split: str, step: int, example_ids: Sequence[int], n: int) -> list[list[int]]:

@@ -27,7 +27,7 @@ from runner.grpo.types import Completion, Group, Next, Reason, Scored, Split
 from runner.journal import events
 from runner.journal.log import Journal
 from runner.rewards.contract import GroupCall, Score
-from runner.spec.model import JobSpec
+from runner.spec.model import JobSpec, Limits
 
 
 class Function(Protocol):
@@ -74,6 +74,7 @@ class Run:
         stop_requested: Callable[[], bool],
         emulated: bool,
         switch: Switch | None = None,
+        limits: Callable[[], Limits] | None = None,
     ) -> None:
         self.job = job
         self.held_out = tuple(held_out[: job.evaluation.limit])
@@ -88,8 +89,10 @@ class Run:
         self._switch = switch
         self._journal = journal
         self._stop_requested = stop_requested
+        self._limits = limits or (lambda: job.limits)
         self._expects = job.emulator.expect if emulated else job.expect
-        self._watched = {condition.metric for condition in (*self._expects, *([job.stop] if job.stop else []))}
+        named = (*self._expects, *(item for item in (job.stop, job.checkpoints.best) if item is not None))
+        self._watched = {item.metric for item in named}
         self._breaker = guards.Breaker()
         self._scored: dict[Split, list[tuple[Sequence[Group], Scored]]] = {"train": [], "eval": []}
         self._seen: set[int] = set()
@@ -231,14 +234,22 @@ class Run:
     def _after_evaluation(self) -> Next:
         """A goal or a stop may have come up during the evaluation; what was decided before it stands."""
         stop = self.ended or self._early_stop()
-        return self._next(evaluate=False, save=stop is not self.ended and self.step > 0, stop=stop)
+        save = self.step > 0 and (stop is not self.ended or self._is_new_best())
+        return self._next(evaluate=False, save=save, stop=stop)
+
+    def _is_new_best(self) -> bool:
+        """Whether the evaluation just made is the best so far, and its weights are not saved yet."""
+        best = self.job.checkpoints.best
+        if best is None or (self._folder / checkpoints.folder_name(self.step)).exists():
+            return False
+        return guards.best_step(best, self._history, range(1, self.step + 1)) == self.step
 
     def _early_stop(self) -> Reason | None:
         if guards.goal_reached(self.job.stop, self._history):
             return Reason.GOAL_REACHED
         if self._stop_requested():
             return Reason.STOPPED
-        return guards.over_budget(self.job.limits, self._seconds, self._tokens)
+        return guards.over_budget(self._limits(), self._seconds, self._tokens)
 
     def _evaluation_due(self, step: int, *, last: bool) -> bool:
         every = self.job.evaluation.every
@@ -254,7 +265,8 @@ class Run:
     def checkpoint(self, step: int) -> Generator[Path]:
         """Gives an empty folder to write weights and optimizer into; whole and named when the block ends, or not there.
 
-        The journal is on the disk before the manifest is. Older checkpoints beyond `checkpoints.keep` are removed.
+        The journal is on the disk before the manifest is. Older checkpoints beyond `checkpoints.keep` are removed, but
+        for the best.
         """
         target = self._folder / checkpoints.folder_name(step)
         folder = self._folder / f".{target.name}.part"
@@ -279,9 +291,14 @@ class Run:
         self._prune()
 
     def _prune(self) -> None:
-        for old in checkpoints.surplus(checkpoints.find(self._folder), self.job.checkpoints.keep):
-            shutil.rmtree(old.path)
-            self._journal.append(events.CheckpointRemoved(step=old.step))
+        found = checkpoints.find(self._folder)
+        best = self.job.checkpoints.best
+        chosen = guards.best_step(best, self._history, [item.step for item in found]) if best else None
+        checkpoints.mark_best(self._folder, chosen)
+        for old in checkpoints.surplus(found, self.job.checkpoints.keep):
+            if old.step != chosen:
+                shutil.rmtree(old.path)
+                self._journal.append(events.CheckpointRemoved(step=old.step))
 
     def _state(self, step: int) -> dict[str, Any]:
         return {"step": step, "tokens": self._tokens, "seconds": self._seconds, "history": self._history}

@@ -2,11 +2,13 @@
 
 run.json          who the run is: id, job, revision, backend, parent, where the job lies
 spec.json         the resolved spec, every default written out
+live.json         `limits`, where the job's file has had others since
 environment.json  what the rewards' `packages:` came to; absent where they run beside the runner
 source/           the job's files as submitted: job.yaml, data, recorded completions
 rewards/<sha256>/ sources of every reward version; rewards/wanted names the one to use (`runner.rewards.versions`)
 journal/0001.jsonl    one file for each attempt
-checkpoints/step-000050/
+checkpoints/step-000050/  and `best`, a link to the best of them
+micro_batch.json  what the TRL backend goes on with after it was out of memory
 attempts/0001/    handle.json (the supervisor's pid), trainer.log, exit.json
 state.json        how the run stands, once it no longer runs
 reserve           room on the disk for the trainer's last word, given back before it
@@ -37,6 +39,10 @@ class RunFolder:
         return self.path / "spec.json"
 
     @property
+    def live_json(self) -> Path:
+        return self.path / "live.json"
+
+    @property
     def environment_json(self) -> Path:
         return self.path / "environment.json"
 
@@ -55,6 +61,16 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def best(self) -> int | None:
+        """Step of the checkpoint that is marked as the best; None where none is."""
+        link = self.checkpoints / "best"
+        return int(link.readlink().name.removeprefix("step-")) if link.is_symlink() else None
+
+    @property
+    def micro_batch_json(self) -> Path:
+        return self.path / "micro_batch.json"
 
     @property
     def reserve(self) -> Path:

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from runner.journal.events import Event
+from runner.journal.failpoints import failpoint
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Event).decode
@@ -38,6 +39,7 @@ class Journal:
             self._append(event)
 
     def _append(self, event: Event) -> None:
+        failpoint("journal.append")
         self._seq += 1
         line = _encode(msgspec.structs.replace(event, seq=self._seq, at=time.time())) + b"\n"
         try:

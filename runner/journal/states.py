@@ -59,6 +59,8 @@ class Reason(StrEnum):
     LOST = "lost"
     """The processes vanished without a word (kill -9, reboot, power)."""
     OUT_OF_MEMORY = "out_of_memory"
+    ENGINE_FAILED = "engine_failed"
+    """vLLM or the GPU under it broke down; a new process often goes on."""
     DISK_FULL = "disk_full"
     CRASH_LOOP = "crash_loop"
     """Cut off again and again without a new checkpoint: a person has to look. `resume` starts it once more."""
@@ -87,6 +89,7 @@ STATE_OF: dict[Reason, State] = {
     Reason.STOPPED: State.HELD,
     Reason.LOST: State.HELD,
     Reason.OUT_OF_MEMORY: State.HELD,
+    Reason.ENGINE_FAILED: State.HELD,
     Reason.DISK_FULL: State.HELD,
     Reason.CRASH_LOOP: State.HELD,
     Reason.DEPENDENCY_FAILED: State.HELD,

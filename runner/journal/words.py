@@ -18,6 +18,7 @@ WORDS = {
     Reason.STOPPED: "stopped on request",
     Reason.LOST: "its processes vanished",
     Reason.OUT_OF_MEMORY: "out of memory",
+    Reason.ENGINE_FAILED: "vLLM or the GPU broke down",
     Reason.DISK_FULL: "the disk is full",
     Reason.CRASH_LOOP: "cut off again and again without a new checkpoint",
     Reason.DEPENDENCY_FAILED: "a job that it comes after did not succeed",
@@ -30,6 +31,7 @@ WORDS = {
 ADVICE = {
     Reason.DIVERGED: "a lower grpo.learning_rate or grpo.max_grad_norm often helps",
     Reason.OUT_OF_MEMORY: "fewer tokens or completions at once: grpo.micro_batch, grpo.max_completion_length",
+    Reason.ENGINE_FAILED: "`runner resume` starts a new process; the cause stands in `runner logs RUN --trainer`",
     Reason.DISK_FULL: "make room; the last checkpoint is whole",
     Reason.LOST: "the last checkpoint is whole",
 }

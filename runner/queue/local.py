@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from runner.journal.failpoints import failpoint
 from runner.journal.folder import RunFolder, read_json
 from runner.journal.states import STATE_OF, Reason, State
 from runner.queue.home import Home
@@ -76,6 +77,7 @@ def start(home: Home, store: Store, run_id: str, *, attached: bool, spawn: Spawn
         claim = store.claim(run_id, host=os.uname().nodename, boot_id=boot_id())
         if claim.run is None:
             return claim.waiting
+        failpoint("queue.claimed")
         if spawn is not None:
             return spawn(folder, run_id, claim.attempt, lock)
         return _spawn(folder, run_id, claim.attempt, lock, attached)
@@ -106,6 +108,7 @@ def _spawn(folder: RunFolder, run_id: str, attempt: int, lock: int, attached: bo
     )
     if read is not None:
         os.close(read)
+    failpoint("queue.spawned")
     return Started(run_id=run_id, supervisor=supervisor, pipe=write)
 
 
@@ -162,6 +165,7 @@ def _conclude(store: Store, run: RunRow, folder: RunFolder) -> None:
     if run.want in ENDED_FOR_GOOD and reason in (Reason.STOPPED, Reason.LOST):
         reason = ENDED_FOR_GOOD[run.want]
     store.end_attempt(run.id, attempt.n, outcome=reason, exit_code=exit_record.get("exit_code"))
+    failpoint("queue.concluded")
     first, _, rest = detail.partition("\n")
     if STATE_OF[reason].is_final:
         store.set_digest(run.id, *digest(store, run.id))

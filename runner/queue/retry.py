@@ -13,7 +13,7 @@ from runner.journal.states import Reason
 from runner.spec.model import Retry
 from runner.store.rows import AttemptRow
 
-RETRIED = (Reason.LOST, Reason.OUT_OF_MEMORY, Reason.DISK_FULL, Reason.ENVIRONMENT)
+RETRIED = (Reason.LOST, Reason.OUT_OF_MEMORY, Reason.ENGINE_FAILED, Reason.DISK_FULL, Reason.ENVIRONMENT)
 """What `retry.on` may name."""
 LONGEST_SECONDS = 600.0
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

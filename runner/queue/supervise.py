@@ -22,6 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Protocol
 
+from runner.journal.failpoints import failpoint
+
 GRACE_SECONDS = float(os.environ.get("RUNNER_GRACE_SECONDS", "120"))
 """From the first stop until the trainer is killed: time for the step to end and a checkpoint to be written."""
 PR_SET_PDEATHSIG = 1
@@ -72,10 +74,12 @@ def supervise(folder: Path, attempt: int, pipe: int | None, start: Callable[[IO[
     with (home / "trainer.log").open("ab") as log:
         signals = _signal_pipe()
         _write(home / "handle.json", {"pid": os.getpid(), "start_time": start_time(os.getpid()), "boot_id": boot_id()})
+        failpoint("supervisor.handle")
         trainer = start(log)
     killed = _wait(trainer, signals, pipe)
     _end_descendants()
     code = trainer.returncode or 0
+    failpoint("supervisor.exit")
     _write(
         home / "exit.json",
         {

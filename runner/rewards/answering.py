@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import random
+import importlib.util
 import reprlib
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any, NamedTuple, Protocol, cast
 
 from .texts import clip, describe
@@ -59,7 +60,7 @@ class Ctx:
         """How far the training is: 0 at its start, 1 at its last step."""
         self.split: str = request["split"]
         """`train` or `eval`."""
-        self.messages: list[dict[str, str]] | None = json.loads(request["messages"])
+        self.messages: list[dict[str, str]] | None = fresh(request["messages"])
         """The prompt's chat turns, or None where it is plain text."""
         self.finish: str | None = completion[2]
         """`eos`, or `length` where the completion was cut; None if unknown."""
@@ -111,15 +112,27 @@ class Prepared(NamedTuple):
 def prepare(loaded: Loaded, request: dict[str, Any], index: int, position: int, seed: str) -> Prepared:
     """A call of the function `index` on one of the request's completions; seeds the generators for it."""
     completion = request["completions"][position]
-    place = (seed, request["step"], request["split"], request["group"], completion[0], loaded.names[index])
-    number = seed_generators("/".join(map(str, place)))
-    ctx = Ctx(request, position, number) if loaded.takes_ctx[index] else None
-    arguments = (request["prompt"], completion[1], json.loads(request["example"]))
+    place = f"{seed}/{request['step']}/{request['split']}/{request['group']}/{completion[0]}/{loaded.names[index]}"
+    seed_generators(place)
+    ctx = Ctx(request, position, number_of(place)) if loaded.takes_ctx[index] else None
+    arguments = (request["prompt"], completion[1], fresh(request["example"]))
     return Prepared(loaded.functions[index], arguments, {} if ctx is None else {"ctx": ctx}, ctx)
+
+
+def fresh(value: Any) -> Any:
+    """A copy of parsed JSON: a call may change what it is given."""
+    kind = type(value)
+    if kind is dict:
+        return {key: fresh(item) for key, item in value.items()}
+    if kind is list:
+        return [fresh(item) for item in value]
+    return value
 
 
 def judge(result: Any) -> Answer:
     """What a returned value means: number, None, `{"score": …, "reason": …}`, or an error."""
+    if type(result) is float and result - result == 0:  # as nearly always
+        return Answer("ok", result)
     if isinstance(result, dict):
         fields = cast("dict[str, Any]", result)
         if "score" not in fields:
@@ -153,7 +166,7 @@ def _shown(result: Any) -> str:
 def call(prepared: Prepared, folder: str) -> Answer:
     try:
         result = prepared.function(*prepared.arguments, **prepared.keywords)
-        if hasattr(cast(Any, type(result)), "__await__"):
+        if type(result) is not float and hasattr(cast(Any, type(result)), "__await__"):
             result = _finish(result)
         return judge(result)
     except BaseException as error:  # exit(), Ctrl-C and the like are this call's failure, not the worker's
@@ -182,11 +195,41 @@ def _finish(awaitable: Any) -> Any:
 _loop: Any = None
 
 
-def seed_generators(key: str) -> int:
-    """The same numbers for the same call, whichever worker runs it and however often."""
-    random.seed(key)
-    number = zlib.crc32(key.encode())
+def seed_generators(key: str) -> None:
+    """The same numbers for the same call, whichever worker runs it and however often. Seeding takes longer than all
+    else that we do for a call, so what nobody has imported is left alone (`SeedOnImport`)."""
+    global _key
+    _key = key
+    if "random" in sys.modules:
+        sys.modules["random"].seed(key)
     numpy = sys.modules.get("numpy")
     if numpy is not None and hasattr(numpy, "random"):
-        numpy.random.seed(number)
-    return number
+        numpy.random.seed(number_of(key))
+
+
+def number_of(key: str) -> int:
+    return zlib.crc32(key.encode())
+
+
+_key = ""
+
+
+class SeedOnImport:
+    """Seeds `random` for the call in which it is first imported. To be put in front of `sys.meta_path`."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "random":
+            return None
+        sys.meta_path.remove(self)  # it has done its work, and would find itself
+        spec = importlib.util.find_spec(fullname)
+        loader: Any = spec and spec.loader
+        execute = loader.exec_module
+
+        def execute_and_seed(module: Any) -> None:
+            execute(module)
+            module.seed(_key)
+
+        loader.exec_module = execute_and_seed
+        return spec

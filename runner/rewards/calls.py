@@ -6,12 +6,15 @@ import heapq
 import json
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+
+import msgspec
+from msgspec.structs import replace
 
 from runner.rewards.bundle import Function
 from runner.rewards.cache import Cache
 from runner.rewards.contract import GroupCall, Outcome, Score
-from runner.rewards.frames import Answer, clean, encode
+from runner.rewards.frames import Answer, clean, encode, to_json
 from runner.rewards.gate import Gates, clipped
 from runner.rewards.meter import Meter
 from runner.rewards.teams import Mode, Team
@@ -20,6 +23,8 @@ MESSAGE_SECONDS = 0.02
 """Expected work in one message: long enough to hide the round trip, short enough to keep workers evenly busy."""
 MESSAGE_CALLS = 64
 MESSAGE_BYTES = 256 << 10
+
+OUTCOMES = {outcome.value: outcome for outcome in Outcome} | {"retry": Outcome.EXCEPTION}
 
 
 @dataclass(slots=True)
@@ -66,7 +71,8 @@ class Batch:
         self._groups, self._functions, self._meters, self._cache = groups, functions, meters, cache
         self._place = asdict(place)
         self._examples = [json.dumps(dict(group.example), ensure_ascii=False, default=str) for group in groups]
-        self._messages = [json.dumps(group.messages and [*group.messages], ensure_ascii=False) for group in groups]
+        self._heads: list[dict[str, object]] = [{} for _ in groups]
+        """What is the same in every message of a group, once there was one."""
         self._team_of = {function: team for team in teams for function in team.functions}
         self._give_up = [patience * self._team_of[i].width for i in range(len(functions))]
         self._hangs = [0] * len(functions)
@@ -84,7 +90,8 @@ class Batch:
             for row, (group, index) in enumerate(places)
             for function in range(len(functions))
         ]
-        calls.sort(key=lambda call: (call.group, self.is_whole(call) and call.function + 1))
+        if any(function.batch == "group" for function in functions):
+            calls.sort(key=lambda call: (call.group, self.is_whole(call) and call.function + 1))
         self._held = {call.number: call for call in calls if self._gates.holds_back(call.function)}
         """Calls that wait for other functions' scores of their completion."""
         for call in calls:
@@ -186,12 +193,8 @@ class Batch:
         nothing = (None,) * len(group.completions)
         finish, tokens = group.finish or nothing, group.tokens or nothing
         request: dict[str, object] = {
-            **self._place,
+            **(self._heads[calls[0].group] or self._head(calls[0].group)),
             "mode": mode,
-            "group": calls[0].group,
-            "prompt": group.prompt,
-            "example": self._examples[calls[0].group],
-            "messages": self._messages[calls[0].group],
             "completions": [[i, group.completions[i], finish[i], _length(tokens[i])] for i in indices],
             "calls": [[call.number, call.function, indices.index(call.index)] for call in calls],
         }
@@ -201,6 +204,17 @@ class Batch:
                 members = [[text, ids] for text, ids in zip(group.completions, tokens, strict=True)]
                 request["whole"] = {"number": calls[0].group, "completions": members}
         return encode(request)
+
+    def _head(self, group: int) -> dict[str, object]:
+        call = self._groups[group]
+        self._heads[group] = {
+            **self._place,
+            "group": group,
+            "prompt": to_json(call.prompt),
+            "example": msgspec.Raw(self._examples[group].encode("utf-8", "surrogatepass")),
+            "messages": to_json(call.messages and [*call.messages]),
+        }
+        return self._heads[group]
 
     def record(self, call: Call, said: Answer, now: float) -> None:
         """The score of a call that a worker answered; or another try, where that may help."""
@@ -215,7 +229,7 @@ class Batch:
         score = Score(
             name=function.name,
             value=said.value,
-            outcome=Outcome.EXCEPTION if said.outcome == "retry" else Outcome(said.outcome),
+            outcome=OUTCOMES[said.outcome],
             reason=said.reason and clean(said.reason),
             error=said.error and clean(said.error + tried),
             output=said.output and clean(said.output),
@@ -272,7 +286,7 @@ class Batch:
 
     def _set(self, call: Call, score: Score) -> None:
         """The one score of the call. `on_error: zero` gives an error its 0.0 here."""
-        if score.outcome.is_error and self._functions[call.function].on_error == "zero":
+        if self._functions[call.function].on_error == "zero" and score.outcome.is_error:
             score = replace(score, value=0.0)
         assert self._scores[call.number] is None, "one score per call"
         self._scores[call.number] = score
@@ -282,6 +296,8 @@ class Batch:
 
     def _decide_gates(self, call: Call) -> None:
         """Lets go, or answers, the calls on the same completion that waited for this score."""
+        if not self._held:
+            return
         start = call.number - call.function
         row = self._scores[start : start + len(self._functions)]
         for function in self._gates.after(call.function):

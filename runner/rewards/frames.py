@@ -9,7 +9,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -52,28 +52,38 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 _CODE = re.compile(r"-?\d{1,9}\n")
+_encode = msgspec.json.Encoder().encode
 _decode_answer = msgspec.json.Decoder(Answer).decode
 _decode_hello = msgspec.json.Decoder(Hello).decode
 
 
-def encode(value: object) -> bytes:
-    """A frame for a worker. Lone surrogates pass; what JSON doesn't know goes as its `str()`."""
-    body = json.dumps(value, ensure_ascii=False, check_circular=False, default=str).encode("utf-8", "surrogatepass")
+def to_json(value: object) -> msgspec.Raw:
+    """JSON for a part of a frame to a worker. Lone surrogates pass; what JSON doesn't know goes as its `str()`."""
+    text = json.dumps(value, ensure_ascii=False, check_circular=False, default=str)
+    return msgspec.Raw(text.encode("utf-8", "surrogatepass"))
+
+
+def encode(parts: Mapping[str, object]) -> bytes:
+    """A frame for a worker, of parts that JSON knows and of `to_json`'s."""
+    try:
+        body = _encode(parts)
+    except UnicodeEncodeError:  # a lone surrogate
+        body = _encode({name: part if isinstance(part, msgspec.Raw) else to_json(part) for name, part in parts.items()})
     return struct.pack("<I", len(body)) + body
 
 
 def split(buffer: bytearray) -> Iterator[bytes]:
     """Takes the complete frames off the front of the buffer. Raises ProtocolError for a frame too large."""
-    start = 0
+    data, start = bytes(buffer), 0
     try:
-        while len(buffer) >= start + 4:
-            size = int.from_bytes(buffer[start : start + 4], "little")
+        while len(data) >= start + 4:
+            size = int.from_bytes(data[start : start + 4], "little")
             if size > MAX_ANSWER:
                 raise ProtocolError(f"a frame of {size} bytes")
-            if len(buffer) < start + 4 + size:
+            if len(data) < start + 4 + size:
                 return
             start += 4 + size
-            yield bytes(buffer[start - size : start])
+            yield data[start - size : start]
     finally:
         del buffer[:start]
 

@@ -8,8 +8,9 @@ under `on_error: zero`: a condition over it doesn't hold.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
+
+from msgspec.structs import replace
 
 from runner.rewards.bundle import Function
 from runner.rewards.contract import Outcome, Score

@@ -41,7 +41,7 @@ from runner.rewards.processes import (
     readable_stack,
 )
 from runner.rewards.sandbox import Settings
-from runner.rewards.schedule import STEAL_SECONDS, messages, steal
+from runner.rewards.schedule import STEAL_SECONDS, messages, nap, steal
 from runner.rewards.teams import teams_of
 from runner.rewards.texts import hide
 
@@ -245,6 +245,8 @@ class RewardHost:
     # ------------------------------------------------------------------------------------------------ answers in
 
     def _listen(self) -> None:
+        if seconds := nap(self._batch, self._workers, self._pace):
+            time.sleep(seconds)
         now = time.monotonic()
         patience = min([self._batch.next_start(now), *(self._due(worker) - now for worker in self._workers)])
         for key, events in self._selector.select(min(max(patience, 0), STEAL_SECONDS)):
@@ -289,7 +291,8 @@ class RewardHost:
         call = worker.call(said.number)
         if call is None:
             raise ProtocolError("an answer to another call")
-        self._pace[call.function] += 0.2 * (said.seconds - self._pace[call.function])
+        pace = self._pace[call.function]
+        self._pace[call.function] = pace + 0.2 * (said.seconds - pace)
         if said.outcome == "killed":
             self._batch.fail(call, Outcome.KILLED, death_of_fork(said, self._folder), said.output, said.seconds)
         else:

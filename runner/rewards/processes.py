@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, auto
 from pathlib import Path
 
@@ -25,13 +25,17 @@ from runner.rewards.calls import Call
 from runner.rewards.confine import Policy
 from runner.rewards.frames import Answer, Hello, ProtocolError, hello, split
 from runner.rewards.teams import Team
-from runner.rewards.texts import is_ours, read_capture
+from runner.rewards.texts import OUTPUT_STARTS, is_ours, read_capture
 from runner.spec.errors import Finding, JobError
 
 START_SECONDS = 30.0
 """Deadline of the import, and of a worker's `setup()`."""
 SILENCE_SECONDS = 1.0
 """How much longer than a call may take a worker with several calls may say nothing."""
+CALL_SECONDS = 0.00001
+"""What a worker does around a call."""
+AHEAD_SECONDS = 0.002
+"""Work that a worker may have before it: more than its host may nap."""
 WRITTEN = "; its channel to the runner was written to: "
 RECORD = struct.Struct("<cii")
 ROOM = Path(__file__).parent
@@ -129,10 +133,20 @@ class Worker:
         others = self.messages if self.runs_together else ()
         return next((message[0] for message in others if message[0].number == number), None)
 
-    def has_room(self, team: Team) -> bool:
-        if self.state is not State.READY or self.is_last:
+    def work(self, pace: Sequence[float]) -> float:
+        """Seconds that its unanswered calls may take. `pace`: of a call, by function."""
+        return sum(pace[call.function] + CALL_SECONDS for message in self.messages for call in message)
+
+    def is_idle_for(self, team: Team) -> bool:
+        """Whether a message of the team would be worked on at once."""
+        return not self.messages and self.has_room(team, ())
+
+    def has_room(self, team: Team, pace: Sequence[float]) -> bool:
+        """Whether another message may be given: as many as its team allows, and of fast calls some more."""
+        if self.state is not State.READY or self.is_last or self.team not in (None, team):
             return False
-        return self.team is None or (self.team is team and len(self.messages) < team.messages)
+        is_quick = not team.one_by_one and not self.has_unsent
+        return len(self.messages) < team.messages or (is_quick and self.work(pace) < AHEAD_SECONDS)
 
     @property
     def has_unsent(self) -> bool:
@@ -207,7 +221,7 @@ class Worker:
 
     def output(self) -> str | None:
         """What the current call has printed."""
-        return read_capture(self._output)
+        return read_capture(self._output, start=OUTPUT_STARTS)
 
     def stack(self) -> str:
         """What faulthandler wrote when the worker was asked, or crashed."""

@@ -12,6 +12,8 @@ from runner.rewards.teams import Mode, Team
 
 STEAL_SECONDS = 0.05
 """A call that runs so long has the calls behind it taken away, when another worker is idle."""
+NAP_LEAST, NAP_MOST = 0.00005, 0.001
+"""Seconds."""
 
 
 class Message(NamedTuple):
@@ -43,7 +45,7 @@ def steal(batch: Batch, workers: Sequence[Worker]) -> None:
         if worker.current is not None and batch.is_whole(worker.current):
             continue  # the calls behind it are answered with it
         calls = worker.unstarted() if now > worker.since + STEAL_SECONDS else []
-        if calls and any(other.has_room(team) and not other.messages for other in workers):
+        if calls and any(other.is_idle_for(team) for other in workers):
             worker.keep_only_current()
             worker.is_last = True
             batch.put_back(calls)
@@ -62,18 +64,28 @@ def _to_be_tried_alone(batch: Batch, workers: Sequence[Worker], careful: bool) -
 def _for_team(
     batch: Batch, team: Team, workers: Sequence[Worker], pace: Sequence[float], now: float, careful: bool
 ) -> Iterator[Message]:
-    """Idle workers first, used ones before fresh ones."""
+    """Round by round: idle workers first, used ones before fresh ones."""
     busy = sum(bool(worker.messages) and worker.team is team for worker in workers)
-    ready = [worker for worker in workers if worker.has_room(team)]
-    for worker in sorted(ready, key=lambda worker: (len(worker.messages), worker.is_fresh)):
-        was_idle = not worker.messages
-        if (was_idle and busy >= team.size) or (careful and _are_busy(workers)):
-            continue
-        while calls := batch.take(team, pace, now, prefetch=not was_idle):
-            yield Message(worker, calls, team, team.mode)
-            if team.mode != "together" or careful or not worker.has_room(team):
-                break
-        busy += was_idle and bool(worker.messages)
+    given = True
+    while given and batch.waiting[team]:
+        given = False
+        ready = [worker for worker in workers if worker.has_room(team, pace)]
+        for worker in sorted(ready, key=lambda worker: (len(worker.messages), worker.is_fresh)):
+            was_idle = not worker.messages
+            if (was_idle and busy >= team.size) or (careful and _are_busy(workers)):
+                continue
+            if calls := batch.take(team, pace, now, prefetch=not was_idle):
+                given = True
+                yield Message(worker, calls, team, team.mode)
+                busy += was_idle
+
+
+def nap(batch: Batch, workers: Sequence[Worker], pace: Sequence[float]) -> float:
+    """Seconds in which no worker waits for the host, so that answers can gather: to be woken for each of them would
+    take longer than a fast call. 0 where it isn't worth it."""
+    work = min((worker.work(pace) for worker in workers if worker.messages), default=0.0)
+    seconds = min(work / 2 if any(batch.waiting.values()) else work, NAP_MOST)
+    return seconds if seconds >= NAP_LEAST else 0.0
 
 
 def _are_busy(workers: Sequence[Worker]) -> bool:

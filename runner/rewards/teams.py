@@ -20,7 +20,7 @@ PREFETCH = 2
 """Messages a worker has at most: the next one waits in the socket while one is worked on."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Team:
     """Workers of one kind. A worker joins with its first message and stays."""
 

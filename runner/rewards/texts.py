@@ -16,6 +16,8 @@ from .refusals import way_out
 
 TEXT_LIMIT = 4096
 """Bytes kept of an error and of a call's output, as UTF-8."""
+OUTPUT_STARTS = 65_537
+"""Where a call's output begins in its file: a place in a file by which a worker knows that it is this one."""
 OURS = os.path.dirname(__file__) + os.sep
 
 
@@ -49,16 +51,18 @@ def clip(text: str, limit: int = TEXT_LIMIT) -> str:
     return data.decode()
 
 
-def read_capture(fd: int, limit: int = TEXT_LIMIT) -> str | None:
-    """What was written to the file, clipped; None if nothing was."""
-    size = os.fstat(fd).st_size
-    if size == 0:
+def read_capture(fd: int, limit: int = TEXT_LIMIT, start: int = 0) -> str | None:
+    """What was written to the file from the byte `start` on, clipped; None if nothing was."""
+    size = os.fstat(fd).st_size - start
+    if size <= 0:
         return None
     hidden = max((len(value.encode()) for value in _hidden), default=0)
     room = limit + hidden
     if size <= 2 * room:
-        return clip(os.pread(fd, size, 0).decode("utf-8", "backslashreplace"), limit)
-    head, tail = (redact(os.pread(fd, room, at).decode("utf-8", "backslashreplace")) for at in (0, size - room))
+        return clip(os.pread(fd, size, start).decode("utf-8", "backslashreplace"), limit)
+    head, tail = (
+        redact(os.pread(fd, room, at).decode("utf-8", "backslashreplace")) for at in (start, start + size - room)
+    )
     if hidden:  # a secret that the cut went through is still there in part
         head, tail = head[:-hidden], tail[hidden:]
     return clip(f"{head}\n… cut …\n{tail}", limit)

@@ -36,6 +36,10 @@ class Lora(Section):
     """Dropout on the adapter's input."""
     target_modules: Literal["all-linear"] | Annotated[list[Text], Field(min_length=1)] = "all-linear"
     """Names of the layers that get an adapter."""
+    adapter: Text | None = None
+    """Folder (or hub id) of a trained adapter to go on from, as supervised fine-tuning leaves it: rank, alpha, dropout and layers are then its own, and it is the reference that `beta` holds on to."""  # noqa: E501
+    quantize: Literal["nf4"] | None = None
+    """QLoRA: the base model's weights in 4 bits (bitsandbytes, GPU only)."""
 
 
 class Dataset(Section):
@@ -79,6 +83,15 @@ class Evaluation(Section):
     """Use only the first held-out prompts."""
 
 
+class Best(Section):
+    """Which checkpoint is the best one."""
+
+    metric: Text
+    """A metric's name, as `eval/reward` or `eval/rewards/equation/mean`. A new best evaluation is saved at once; of a training metric the checkpoints due by `every` are compared."""  # noqa: E501
+    mode: Literal["max", "min"] = "max"
+    """Whether the highest or the lowest is best."""
+
+
 class Checkpoints(Section):
     """What is kept to resume and to use."""
 
@@ -86,6 +99,8 @@ class Checkpoints(Section):
     """Steps between checkpoints; there is always one at the end and at a stop."""
     keep: Count = 2
     """The last this many stay on the disk."""
+    best: Best | None = None
+    """The best one stays, too: `checkpoints/best`, and `RUN@best` in `runner prompt`."""
 
 
 class Condition(Section):
@@ -144,8 +159,12 @@ class Retry(Section):
 
     max: Annotated[int, Field(ge=0)] = 2
     """Starts again in a row that may end without a new checkpoint; then the run is held."""
-    on: list[Literal["lost", "out_of_memory", "disk_full", "environment"]] = ["lost"]
-    """Reasons to start again for. `lost`: killed, or the machine went down."""
+    on: list[Literal["lost", "out_of_memory", "engine_failed", "disk_full", "environment"]] = [
+        "lost",
+        "out_of_memory",
+        "engine_failed",
+    ]
+    """Reasons to start again for. `lost`: killed, or the machine went down. `out_of_memory`: goes on with a micro-batch half as large; `engine_failed`: vLLM or the GPU. For these two `runner run` goes on by itself, too."""  # noqa: E501
     backoff: Duration = "10s"
     """Pause before the first of them; each further one is twice as long, up to ten minutes."""
 
@@ -202,12 +221,16 @@ class Emulator(Section):
 _REWARD_METRIC = re.compile(r"(?:eval/)?rewards/([^/]+)/")
 
 
-def _metric_problems(value: Stop | Emulator | list[Expect] | None, rewards: Mapping[str, Reward]) -> list[Problem]:
+def _metric_problems(
+    value: Stop | Emulator | Checkpoints | list[Expect] | None, rewards: Mapping[str, Reward]
+) -> list[Problem]:
     match value:
         case None:
-            named: list[tuple[str, Condition]] = []
+            named: list[tuple[str, Condition | Best]] = []
         case Stop():
             named = [("metric", value)]
+        case Checkpoints():
+            named = [("best.metric", value.best)] if value.best else []
         case Emulator():
             named = [(f"expect.{i}.metric", item) for i, item in enumerate(value.expect)]
         case list():
@@ -288,10 +311,12 @@ class JobSpec(Section):
     """Jobs in the same folder whose latest revision has to succeed first (`runner watch`)."""
     retry: Retry = Retry()
     """When `runner watch` starts a run again that was cut off."""
+    report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = []
+    """Trackers that get the metrics as well (TRL backend). One that fails is left out; the run goes on."""
     labels: dict[str, str] = {}
     """Shown with the run; no meaning to us."""
 
-    @field_validator("stop", "expect", "emulator")
+    @field_validator("stop", "expect", "emulator", "checkpoints")
     @classmethod
     def _metrics_are_of_this_job(cls, value: Any, info: ValidationInfo) -> Any:
         rewards = info.data.get("rewards")  # absent when it is itself at fault

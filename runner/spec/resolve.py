@@ -18,8 +18,12 @@ EMULATOR_LEARNING_RATE = 5e-4
 
 
 def canonical(job: JobSpec) -> bytes:
-    """The job as bytes that are equal for equal jobs, every default written out, the live fields left out."""
-    plain = {name: value for name, value in dump(job).items() if name not in LIVE_FIELDS}
+    """The job as bytes that are equal for equal jobs: what differs from the defaults, the live fields left out.
+
+    Defaults stay out so that a release which adds a field, or changes a default, gives no job another revision: an
+    upgrade of the runner must not start every job in the folder again. What a run was made with is in its spec.
+    """
+    plain = job.model_dump(mode="json", by_alias=True, exclude=set(LIVE_FIELDS), exclude_defaults=True)
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 

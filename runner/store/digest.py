@@ -13,6 +13,7 @@ from runner.store.store import Store
 Line = Sequence[str | int | float | None]
 
 TIMED_OUT = "not comparable: a time-out"
+SMALLER = "not comparable: a smaller micro-batch after out of memory"
 EDITED = "not comparable: rewards edited while running"
 
 
@@ -57,6 +58,9 @@ def _notes(store: Store, run_id: str) -> Iterator[str]:
     timed_out = "SELECT 1 FROM scores WHERE rollout_id > ? AND rollout_id < ? AND outcome IN ('timeout', 'killed')"
     if conn.execute(f"{timed_out} LIMIT 1", (low, high)).fetchone():
         yield TIMED_OUT
+    alerts = "SELECT 1 FROM events WHERE run_id = ? AND type = 'alert' AND data ->> '$.code' = 'micro_batch' LIMIT 1"
+    if conn.execute(alerts, (run_id,)).fetchone():
+        yield SMALLER
     versions = "SELECT count(DISTINCT reward_version) FROM rollouts WHERE run_id = ?"
     if conn.execute(versions, (run_id,)).fetchone()[0] > 1:
         yield EDITED

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.journal.failpoints import failpoint
 from runner.journal.folder import RunFolder
 from runner.journal.states import Reason, State
 from runner.store import records
@@ -33,9 +34,9 @@ class Rebuilt:
 def rebuild(path: Path) -> Rebuilt:
     """Makes `path` anew from the folders in `runs/` beside it. No other process may have it open.
 
-    The new file takes the place of the old one only when it is complete.
+    The new file takes the place of the old one only when it is complete. `is_due` tells when that was cut off.
     """
-    part = path.with_name(f"{path.name}.rebuild")
+    part = _part(path)
     _unlink(part)
     with Store.open(part) as store:
         problems: list[str] = []
@@ -44,8 +45,18 @@ def rebuild(path: Path) -> Rebuilt:
             _restore(store, record)
         events = sum(_ingest(store, record.id, problems) for record in found)
     old = _move_aside(path)
+    failpoint("store.rebuilt")
     part.replace(path)
     return Rebuilt(runs=len(found), events=events, problems=problems, old=old)
+
+
+def is_due(path: Path) -> bool:
+    """Whether a rebuild of `path` was cut off, or the database of the runs that are there is gone."""
+    return _part(path).exists() or (not path.exists() and any((path.parent / "runs").glob("*/run.json")))
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.rebuild")
 
 
 def _run_records(runs: Path, problems: list[str]) -> list[records.RunRecord]:

@@ -290,8 +290,8 @@ def _connect(conn: sqlite3.Connection) -> Database:
 
 def _refuse_foreign(db: Database, path: Path) -> None:
     try:
-        application_id = db.conn.execute("PRAGMA application_id").fetchone()[0]
         tables = db.conn.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        application_id = db.conn.execute("PRAGMA application_id").fetchone()[0]  # second: it comes with the tables
     except sqlite3.DatabaseError as error:
         raise _damaged(path, error) from error
     if tables and application_id != APPLICATION_ID:

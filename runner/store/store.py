@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import msgspec
 from sqlite_utils import Database
 
+from runner.journal.failpoints import failpoint
 from runner.journal.folder import RunFolder
 from runner.journal.states import STATE_OF, Reason, State
 from runner.store import ingest, records
@@ -119,6 +120,7 @@ class Store:
             conn.execute("BEGIN IMMEDIATE")
             yield conn
             conn.execute("COMMIT")
+            failpoint("store.committed")
         except OperationalError as error:
             raise StoreUnavailable(f"{self.path}: nothing was written: {error}") from error
         finally:
@@ -145,6 +147,7 @@ class Store:
             self._mirror(run_id)
             if fill is not None:
                 fill(folder.path)
+            failpoint("store.submit")
         return run_id
 
     def claim(self, run_id: str, *, host: str | None = None, boot_id: str | None = None) -> Claim:
@@ -167,6 +170,7 @@ class Store:
             insert_attempt(conn, run_id, n)
             update_attempt(conn, run_id, n, host=host, boot_id=boot_id, started_at=time.time())
             self._move(run, State.STARTING, None, "")
+            failpoint("store.claim")
             return Claim(run=self.run(run_id), attempt=n)
 
     def claim_next(self, backend: str | None = None, *, host: str | None = None, boot_id: str | None = None) -> Claim:
@@ -205,6 +209,7 @@ class Store:
         with self.writing():
             run = self.run(run_id)
             self._move(run, state, reason, detail, error)
+            failpoint("store.transition")
             return self.run(run_id)
 
     def want(self, run_id: str, want: Want) -> None:
@@ -273,6 +278,7 @@ class Store:
                 for event in chunk.events:
                     ingest.insert(to, event)
                 self._update_attempt(run.id, n, journal_offset=chunk.end)
+                failpoint("store.ingest")
             total += len(chunk.events)
 
     def _offset(self, run_id: str, n: int) -> int | None:

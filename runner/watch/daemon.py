@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import traceback
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from runner.watch import machine, metrics
 from runner.watch.admission import Admission, Waiting
 from runner.watch.config import read_config
 from runner.watch.desk import Desk
+from runner.watch.edits import Edits
 from runner.watch.hints import Hints
 from runner.watch.keeper import Keeper
 from runner.watch.lock import take_lock
@@ -38,7 +40,8 @@ BETWEEN_LOOKS_SECONDS = 0.2
 BUSY_SECONDS = 0.25
 """Pause between two rounds while runs are alive: their journals are read."""
 ADMIT_SECONDS = 1.0
-TROUBLE_SECONDS = 5.0
+TROUBLE_SECONDS = (0.5, 1.0, 2.0, 5.0)
+"""Pauses after the first, second and further rounds in a row that the disk, the database or a defect cut short."""
 SECOND_THOUGHTS_SECONDS = 5.0
 """So long a Ctrl-C waits for another one, which stops the runs."""
 
@@ -69,9 +72,9 @@ class Watch:
             log("database_rebuilt", level="error", runs=rebuilt.runs, old=str(rebuilt.old), problems=rebuilt.problems)
         self._wake = Wake()
         self._hints = Hints(home.jobs, self._wake.set)
-        self._desk = Desk(home, self._store, options.backend, log)
-        self._keeper = Keeper(home, self._store, self._desk, config, log)
-        self._admission = Admission(home, self._store, self._desk, self._keeper, config, log)
+        self._config = config
+        self._sit_down()
+        self._edits = Edits(home, log)
         self._backups = Backups(home, seconds(config.backup_every), log)
         self._gauges = metrics.Gauges()
         self._alive: list[str] = []
@@ -79,7 +82,13 @@ class Watch:
         self._stopped: dict[str, int] = {}
         self._looked_at = self._admitted_at = float("-inf")
         self._quiet_until: float | None = None
-        self._in_trouble = False
+        self._troubles = 0
+
+    def _sit_down(self) -> None:
+        """All that is known of jobs and runs, from the database."""
+        self._desk = Desk(self._home, self._store, self._options.backend, self._log)
+        self._keeper = Keeper(self._home, self._store, self._desk, self._config, self._log)
+        self._admission = Admission(self._home, self._store, self._desk, self._keeper, self._config, self._log)
 
     def run(self) -> int:
         """Until a signal, or (once) until everything has been run. The exit code."""
@@ -95,26 +104,42 @@ class Watch:
             return self._loop()
         finally:
             self._hints.stop()
+            self._edits.close()
             self._notifier.close()
 
     def _adopt(self) -> None:
         began = time.monotonic()
-        self._alive = self._keeper.look()
+        try:
+            self._alive = self._keeper.look()
+        except (StoreUnavailable, OSError) as error:
+            self._say_trouble("store_unavailable", str(error))
         if self._alive:
             self._log("adopted", runs=" ".join(self._alive), seconds=round(time.monotonic() - began, 3))
 
     def _loop(self) -> int:
         woken = True
         while True:
-            try:
-                code = self._wind_down() if self._wake.stops else self._round(woken)
-                self._in_trouble = False
-            except (StoreUnavailable, OSError) as error:
-                self._say_trouble(error)
-                code = None
+            code = self._try_round(woken)
             if code is not None:
                 return code
             woken = self._wake.wait(self._pause())
+
+    def _try_round(self, woken: bool) -> int | None:
+        """The one place where everything is caught: a full disk passes, and a defect of ours must not leave the runs
+        alone. After a defect all is read from the database again, as another watch would."""
+        try:
+            code = self._wind_down() if self._wake.stops else self._round(woken)
+            self._troubles = 0
+            return code
+        except (StoreUnavailable, OSError) as error:
+            self._say_trouble("store_unavailable", str(error))
+        except Exception:
+            if self._options.once:
+                raise
+            self._say_trouble("defect", traceback.format_exc())
+            with suppress(StoreUnavailable, OSError):
+                self._sit_down()
+        return None
 
     def _round(self, woken: bool) -> int | None:
         now = time.monotonic()
@@ -127,6 +152,7 @@ class Watch:
             self._admitted_at = now
             self._waiting = self._admission.admit(self._alive)
             self._alive = self._keeper.look()
+        self._edits.follow(self._alive)
         self._backups.look()
         return self._once_code() if self._options.once else None
 
@@ -140,19 +166,18 @@ class Watch:
         self._gauges.notify_failures = self._notifier.failures
 
     def _pause(self) -> float:
-        if self._in_trouble:
-            return TROUBLE_SECONDS
+        if self._troubles:
+            return TROUBLE_SECONDS[min(self._troubles, len(TROUBLE_SECONDS)) - 1]
         if self._alive or self._wake.stops:
             return BUSY_SECONDS
         if not self._desk.is_settled:
             return BETWEEN_LOOKS_SECONDS
         return max(0.0, self._looked_at + LOOK_SECONDS - time.monotonic()) if not self._waiting.runs else ADMIT_SECONDS
 
-    def _say_trouble(self, error: Exception) -> None:
-        if not self._in_trouble:
-            hint = "the runs go on; tried again every 5 s"
-            self._log("store_unavailable", level="error", error=str(error), hint=hint)
-        self._in_trouble = True
+    def _say_trouble(self, event: str, error: str) -> None:
+        if not self._troubles:
+            self._log(event, level="error", error=error, hint="the runs go on; tried again, at last every 5 s")
+        self._troubles += 1
 
     # Ends
 

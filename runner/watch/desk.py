@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.journal.failpoints import failpoint
 from runner.queue.home import Home
 from runner.spec.errors import Finding, JobError
 from runner.spec.load import Loaded, load
@@ -69,9 +70,9 @@ class Desk:
         self._home, self._log = home, log
         self._clock, self._wall = clock, wall
         self._scan = Scan(home.jobs, home.path, clock, wall)
-        self._law = Law(home, store, backend, log)
-        self._records = Records(home, store)
         self.jobs: dict[str, Job] = {}
+        self._law = Law(home, store, backend, log, self._is_taken)
+        self._records = Records(home, store)
         self._names: dict[Path, str] = {}
         self._failures: dict[Path, _Failure] = {}
         self._unread: dict[Path, None] = {}
@@ -89,6 +90,7 @@ class Desk:
 
     def look(self, closed: Collection[str] = ()) -> None:
         """One round: reads what is new, acts on it, and notes what is gone. Raises StoreUnavailable."""
+        failpoint("watch.look")
         look = self._scan.look(closed)
         if not look.available:
             self._say_away()
@@ -132,12 +134,12 @@ class Desk:
     def _restore(self) -> None:
         for status in self._records.restore():
             path = self._home.path / status.path
-            if status.state == "valid":
+            if status.revision is not None:  # also of a file that is invalid now: its last sound version stands
                 self.jobs[status.name] = Job(
                     name=status.name, path=path, revision=status.revision, aliases=status.aliases
                 )
                 self._names[path] = status.name
-            else:
+            if status.state == "invalid":
                 self._failures[path] = _Failure(since=self._clock(), declared=True, name=status.name)
 
     def _due(self) -> Iterator[Path]:
@@ -202,6 +204,7 @@ class Desk:
             retry=loaded.job.retry,
         )
         self._law.came(job, loaded, old)
+        failpoint("watch.accepted")
         if old is not None:
             self._drop(old)
         self.jobs[job.name] = job
@@ -347,6 +350,9 @@ class Desk:
     def _is_at(self, job: Job) -> bool:
         """Whether the job's file is there, and is still that job's."""
         return job.path in self._present and self._names.get(job.path) == job.name
+
+    def _is_taken(self, name: str) -> bool:
+        return name in self.jobs and self._is_at(self.jobs[name])
 
     def _shown(self, path: Path) -> str:
         return str(path.relative_to(self._home.path))

@@ -7,9 +7,10 @@ It holds nothing that a next watch would need: a run's lock, its journal and its
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from runner.journal.states import Reason, State
 from runner.queue import local
@@ -26,6 +27,7 @@ from runner.watch.log import Level, Log
 
 HELD_EVERY_SECONDS = 1.0
 STALL_EVERY_SECONDS = 10.0
+_TOLD = ("transition", "alert", "version_changed")
 _LEVEL: dict[str, Level] = {"failed": "error", "timed_out": "error", "held": "warning"}
 
 
@@ -129,8 +131,8 @@ class Keeper:
             self._store.alert(run_id, "stalled", message)
 
     def _tell(self) -> None:
-        """Every change of state and every alert, whoever made it."""
-        while found := queries.events(self._store, after=self._event, types=("transition", "alert")):
+        """Every change of state, every alert and every reward version, whoever made it."""
+        while found := queries.events(self._store, after=self._event, types=_TOLD):
             for event in found:
                 self._event = event.id
                 self._tell_one(event)
@@ -147,6 +149,9 @@ class Keeper:
                 message=data["message"],
             )
             return
+        if event.type == "version_changed":
+            self._tell_version(event.run_id, data)
+            return
         state = State(data["to"])
         self.ended.pop(event.run_id, None)
         if (state.is_final and state is not State.SUPERSEDED) or state is State.HELD:
@@ -159,6 +164,21 @@ class Keeper:
             reason=data["reason"],
             detail=data["detail"] or None,
         )
+
+    def _tell_version(self, run_id: str, data: Mapping[str, Any]) -> None:
+        """The version that a run begins with is no news."""
+        if data["number"] > 1 and data["state"] != "retired":
+            level: Level = "warning" if data["state"] == "rejected" else "info"
+            error = (data["error"] or "").partition("\n")[0]
+            self._log(
+                "reward_version",
+                level=level,
+                run=run_id,
+                version=data["number"],
+                state=data["state"],
+                step=data["first_step"],
+                error=error or None,
+            )
 
 
 def _changed_at(path: Path) -> float:

@@ -7,12 +7,13 @@ becomes the one pending run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from runner.journal.folder import read_json
 from runner.journal.states import Reason, State
-from runner.queue import local
+from runner.queue import live, local
 from runner.queue.home import Home
 from runner.queue.jobs import check
 from runner.queue.submit import submit
@@ -26,6 +27,7 @@ from runner.watch.log import Log
 
 _NEVER_BEGAN = {(State.SUPERSEDED, Reason.SUPERSEDED), (State.CANCELLED, Reason.SPEC_DELETED)}
 _OPEN = (State.QUEUED, State.STARTING, State.RUNNING)
+_UNFINISHED = (*_OPEN, State.HELD)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,19 +55,26 @@ class Job:
 class Law:
     """What a job file's coming, change and going mean for the runs on one backend."""
 
-    def __init__(self, home: Home, store: Store, backend: str, log: Log) -> None:
-        self._home, self._store, self.backend, self._log = home, store, backend, log
+    def __init__(self, home: Home, store: Store, backend: str, log: Log, is_taken: Callable[[str], bool]) -> None:
+        """`is_taken`: whether a job file has the name now. What waits or runs under a name that another file has taken
+        since is that file's, though the renamed job does not run again what it ran under it."""
+        self._home, self._store, self.backend, self._log, self._is_taken = home, store, backend, log, is_taken
 
     def came(self, job: Job, loaded: Loaded, old: Job | None) -> None:
         """The file is new or changed; `old` is what it was. Raises JobError when data or rewards of a new run are
         wrong."""
-        if self._has_run(job, loaded.job) or self._is_as_submitted(job, loaded):
-            self._drop_pending(job, old)
-        else:
+        is_new = not (self._has_run(job, loaded.job) or self._is_as_submitted(job, loaded))
+        if is_new:
             self._submit(job, loaded)
-        for run in self.open_runs(job):
-            if run.priority != job.priority:
-                self._store.set_priority(run.id, job.priority)
+        else:
+            self._drop_pending(job, old)
+        if old is not None or not is_new:
+            self._follow_live_fields(job, loaded)
+
+    def _follow_live_fields(self, job: Job, loaded: Loaded) -> None:
+        for run in self._runs(job, _UNFINISHED):
+            if changed := live.apply(self._store, run, loaded.job):
+                self._log("live_edit", job=job.name, run=run.id, changed="; ".join(changed))
 
     def gone(self, job: Job) -> None:
         """The file is deleted: what waits is cancelled, what runs is stopped with a checkpoint."""
@@ -74,12 +83,19 @@ class Law:
 
     def open_runs(self, job: Job) -> list[RunRow]:
         """Runs of the job that wait or run."""
-        found = [self._store.sibling(name, self.backend, (state,)) for name in job.names for state in _OPEN]
-        return [self._store.run(run_id) for run_id in found if run_id]
+        return self._runs(job, _OPEN)
+
+    def _runs(self, job: Job, states: tuple[State, ...]) -> list[RunRow]:
+        names = (job.name, *self._former(job))
+        found = [run for name in names for run in queries.runs(self._store, job=name, states=states)]
+        return [run for run in found if run.backend == self.backend]
+
+    def _former(self, job: Job) -> list[str]:
+        return [name for name in job.aliases if not self._is_taken(name)]
 
     def _submit(self, job: Job, loaded: Loaded) -> None:
         checked = check(loaded, self.backend)
-        for name in job.aliases:
+        for name in self._former(job):
             if pending := self._store.sibling(name, self.backend, (State.QUEUED,)):
                 self._supersede(pending, f"renamed to {job.name}")
         run_id = submit(self._store, checked)
@@ -97,7 +113,7 @@ class Law:
         for name in job.names:
             as_named = revision(spec.model_copy(update={"name": name}))
             for run in queries.revision_runs(self._store, name, as_named, self.backend):
-                waits_under_old_name = name != job.name and run.state is State.QUEUED
+                waits_under_old_name = name != job.name and run.state is State.QUEUED and run.started_at is None
                 never_began = (run.state, run.reason) in _NEVER_BEGAN and run.started_at is None
                 if not (waits_under_old_name or never_began):
                     return True

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from runner.journal.failpoints import failpoint
 from runner.journal.folder import read_json
 from runner.queue.home import Home
 from runner.spec.errors import Finding
@@ -79,6 +80,7 @@ class Records:
         if not self._due:
             return
         self._store.put_jobs([_row(status, now) for status in self._due.values()])
+        failpoint("watch.status")
         self._folder.mkdir(exist_ok=True)
         for status in self._due.values():
             _replace(self._file(status.name), {**asdict(status), "at": now})
@@ -100,7 +102,7 @@ def _row(status: Status, now: float) -> JobRow:
     return JobRow(
         name=status.name,
         path=status.path,
-        revision=None if status.state == "invalid" else status.revision,
+        revision=status.revision,
         state=status.state,
         errors=_plain(status.findings),
         seen_at=now,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from runner.queue.home import Home
 from runner.store.errors import DamagedDatabase
-from runner.store.rebuild import Rebuilt, rebuild
+from runner.store.rebuild import Rebuilt, is_due, rebuild
 from runner.store.schema import DatabaseError, copy_database
 from runner.store.store import Store
 from runner.watch.log import Log
@@ -17,15 +18,15 @@ KEPT = 3
 
 
 def open_sound(home: Home) -> tuple[Store, Rebuilt | None]:
-    """The home's store; one that is damaged is moved aside and made anew from the run folders. No other process of this
-    home may be writing. Raises StoreError for a file that isn't ours, or a newer runner's."""
-    try:
-        store = home.open()
-        if store.is_sound():
-            return store, None
-        store.close()
-    except DamagedDatabase:
-        pass
+    """The home's store; one that is damaged or lost, or whose restoration was cut off, is made anew from the run
+    folders, and what is left of it moved aside. No other process of this home may be writing. Raises StoreError for a
+    file that isn't ours, or a newer runner's."""
+    if not is_due(home.database):
+        with suppress(DamagedDatabase):
+            store = home.open()
+            if store.is_sound():
+                return store, None
+            store.close()
     made = rebuild(home.database)
     return home.open(), made
 

@@ -234,17 +234,20 @@ def test_prompts_can_be_tried_on_a_checkpoint(case: tuple[Backend, Callable[...,
     backend, job = case
     run = make_run(tmp_path, job(), scorer=Shorter())
     backend.train(job(), run)
-    prompt = batches(tmp_path)[0].groups[0]
-    text = next(
-        example.prompt
-        for event in events_of(tmp_path)
-        if event.__struct_config__.tag == "examples_seen"
-        for example in event.examples  # type: ignore[union-attr]
-        if example.id == prompt.example_id
-    )
-    [answers] = backend.generate(job(), tmp_path / "checkpoints/step-000003", [text], 2)
-    assert len(answers) == 2
-    assert all(answer.n_tokens >= 1 for answer in answers)
+    for at in (None, tmp_path / "checkpoints/step-000003"):
+        [answers] = backend.generate(job(), at, questions(1), 2)
+        assert len(answers) == 2
+        assert all(answer.n_tokens >= 1 for answer in answers)
+
+
+def test_without_temperature_a_prompt_has_one_answer(
+    case: tuple[Backend, Callable[..., JobSpec]], tmp_path: Path
+) -> None:
+    backend, job = case
+    greedy = job().model_copy(update={"grpo": job().grpo.model_copy(update={"temperature": 0.0})})
+    first = backend.generate(greedy, None, questions(2), 2)
+    assert [answers[0].text == answers[1].text for answers in first] == [True, True]
+    assert backend.generate(greedy.model_copy(update={"seed": 8}), None, questions(2), 2) == first
 
 
 def test_the_job_is_checked_before_weights_are_loaded(case: tuple[Backend, Callable[..., JobSpec]]) -> None:

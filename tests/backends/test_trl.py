@@ -200,9 +200,10 @@ def test_a_checkpoint_is_a_model_folder_that_generates(tiny_model: Path, tmp_pat
     [saved] = checkpoints.find(tmp_path / "checkpoints")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "journal-1.jsonl"]
     for at in (None, saved.path):
-        first = TRLBackend().generate(job, at, ["<|user|>Hello<|end|><|assistant|>", "x"], 3)
+        asked = [Example(id=0, prompt="x", columns={}), *questions(1)]
+        first = TRLBackend().generate(job, at, asked, 3)
         assert [len(completions) for completions in first] == [3, 3]
-        assert first == TRLBackend().generate(job, at, ["<|user|>Hello<|end|><|assistant|>", "x"], 3)
+        assert first == TRLBackend().generate(job, at, asked, 3)
 
 
 def test_a_difference_in_advantages_stops_with_both_figures() -> None:

@@ -166,7 +166,7 @@ def test_export_writes_completions_metrics_and_model(home: Path, tmp_path: Path)
     done = cli("export", "colours-1", "--home", home, cwd=tmp_path)
     assert done.returncode == 0
     folder = tmp_path / "colours-1"
-    assert {path.name for path in (folder / "model").iterdir()} == {"policy.json"}
+    assert {path.name for path in (folder / "model").iterdir()} == {"README.md", "policy.json", "provenance"}
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows if row["metric"] == "reward"] == ["1", "2", "3", "4", "5", "6"]

@@ -131,11 +131,14 @@ def test_everything_that_is_honoured_is_no_difference() -> None:
 
 def test_everything_that_is_not_honoured_is_a_difference() -> None:
     asked = job(
-        lora={"dropout": 0.1, "target_modules": ["q_proj", "c_attn"]}, optim="lion", loss_type="bnpo", dtype="bfloat16"
+        lora={"dropout": 0.1, "target_modules": ["q_proj", "c_attn"]},
+        optim="lion",
+        dtype="bfloat16",
+        **{"loss_type": "bnpo", "micro_batch": 5},
     )
     assert {name: kind for name, (kind, _) in said(asked).items()} == {
         "grpo.optim": "not implemented",
-        "grpo.loss_type": "not implemented",
+        "grpo.micro_batch": "capped",
         "grpo.dtype": "not applicable",
         "lora.dropout": "not implemented",
         "lora.target_modules": "not applicable",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from runner import api
+from runner.store.errors import StoreError
 from tests.queue.test_runs import ended, everything, rows, until
 from tests.small_job import write_job
 
@@ -86,6 +87,23 @@ def test_an_update_that_is_not_a_number_fails_the_run_and_a_rerun_from_its_check
     assert everything(tmp_path, again.id)["checkpoints"] == whole[1]["checkpoints"]
     later = [row for row in whole[1]["rollouts"] if row[0] == "train" and row[1] > 5]
     assert [row for row in everything(tmp_path, again.id)["rollouts"] if row[0] == "train"] == later
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ("lora.rank=4", "lora is set, but .* was trained with unset"),
+        ("emulator.num_generations=2", "grpo.num_generations is 2, but .* was trained with 4"),
+        ("emulator.policy=lm", "emulator.policy is lm, but .* was trained with replay"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_the_job_any_more_is_refused_before_a_rerun_is_made(
+    tmp_path: Path, changed: str, words: str
+) -> None:
+    run = api.emulate(write_job(tmp_path, grpo={"steps": 5}), home=tmp_path)
+    with pytest.raises(StoreError, match=words):
+        api.rerun(run.id, at=5, home=tmp_path, overrides=[changed])
+    assert len(api.runs(home=tmp_path)) == 1
 
 
 def test_a_fault_happens_once_and_others_at_the_same_step_after_it(tmp_path: Path) -> None:

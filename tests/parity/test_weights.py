@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from runner.backends.trl.settings import batching
 from runner.grpo.advantages import advantages, weighted_rewards
 from runner.spec.model import Grpo, Lora
 
@@ -50,6 +51,7 @@ CASES = {
     "dapo": Grpo(loss_type="dapo", generate_every=PARTS, num_iterations=2, beta=0.05),
     "grpo": Grpo(loss_type="grpo", scale_rewards="batch", mask_truncated_completions=True, epsilon_high=0.3),
     "gspo": Grpo(loss_type="dr_grpo", importance_sampling_level="sequence", num_iterations=2, delta=1.5),
+    "bnpo": Grpo(loss_type="bnpo", micro_batch=4, generate_every=PARTS, mask_truncated_completions=True),
 }
 
 
@@ -71,7 +73,7 @@ def with_common(grpo: Grpo) -> Grpo:
 def trl_trainer(grpo: Grpo, lora: Lora | None, folder: Path) -> Any:
     from datasets import Dataset
 
-    batch = grpo.prompts_per_step * grpo.num_generations
+    cut = batching(grpo)
     config = trl.GRPOConfig(
         output_dir=str(folder),
         use_cpu=True,
@@ -81,9 +83,9 @@ def trl_trainer(grpo: Grpo, lora: Lora | None, folder: Path) -> Any:
         save_strategy="no",
         disable_tqdm=True,
         max_steps=STEPS,
-        per_device_train_batch_size=batch,
-        gradient_accumulation_steps=1,
-        steps_per_generation=grpo.generate_every,
+        per_device_train_batch_size=cut.micro_batch,
+        gradient_accumulation_steps=cut.accumulation,
+        steps_per_generation=cut.passes_per_generation,
         num_iterations=grpo.num_iterations,
         num_generations=grpo.num_generations,
         max_completion_length=grpo.max_completion_length,
@@ -154,7 +156,7 @@ def train_ours(it: LmPolicy, grpo: Grpo) -> None:
             scored = advantages(weighted_rewards([[r] for r in rewards], [1.0]), GENERATIONS, grpo.scale_rewards)
         part = position % grpo.generate_every
         rows = list(range(part * size, (part + 1) * size))
-        it.update(drawn, scored, step, None if grpo.generate_every == 1 else rows)
+        it.update(drawn, scored, step, rows)
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])

@@ -225,7 +225,7 @@ CASES = {
     "runner_environ": lambda: open(f"/proc/{RUNNER}/environ", "rb").read(),
     "memory_of_others": memory_of_others,
     "shadow": lambda: open("/etc/shadow").read(),
-    "ssh": lambda: os.listdir(os.path.expanduser("~root/.ssh")),
+    "ssh": lambda: open(os.path.join(USER, ".ssh/id_ed25519")).read(),
     "list_home": lambda: os.listdir("/root"),
     "self_edit": lambda: open(__file__, "a").write("x"),
     "write_tmp": lambda: open("/tmp/reward-was-here", "w"),
@@ -310,8 +310,8 @@ CASES = {
 def score(prompt, completion, example):
     example["answer"] += "!"
     del example["list"]
-    global RUNNER
-    RUNNER = example["runner"]
+    global RUNNER, USER
+    RUNNER, USER = example["runner"], example["user"]
     if completion in CASES:
         return CASES[completion]()
     print("good", completion)

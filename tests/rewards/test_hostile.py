@@ -137,6 +137,8 @@ def hosts(factory: pytest.TempPathFactory, settings: Settings | None = None, **o
     """A host, and the proof that it leaves nothing behind."""
     folder = factory.mktemp("hostile")
     version = version_of(folder, SOURCE, **options)
+    (folder / "user" / ".ssh").mkdir(parents=True)
+    (folder / "user" / ".ssh" / "id_ed25519").write_text("a private key")
     before = open_files()
     with RewardHost(version, seed=0, scratch=folder / "scratch", settings=settings) as host:
         yield host
@@ -147,7 +149,7 @@ def hosts(factory: pytest.TempPathFactory, settings: Settings | None = None, **o
 def the_bad_one(host: RewardHost, case: str) -> Score:
     """Scores the case among seven good completions; whatever it does, those are right and nothing is left behind."""
     completions = [text or case for text in GOOD]
-    example = {"answer": "42", "list": [1], "runner": os.getpid()}
+    example = {"answer": "42", "list": [1], "runner": os.getpid(), "user": str(host._scratch.parent / "user")}
     rows = host.score([GroupCall(prompt="p", example=example, completions=completions)], step=1, split="train")
     assert [len(row) for row in rows] == [1] * 8
     scores = [row[0] for row in rows]
@@ -270,11 +272,11 @@ def test_100_megabytes_of_message_are_cut(patient: RewardHost) -> None:
 
 @pytest.mark.parametrize("text", ["", "\ud800 lone", "\0", "é" * 100])
 def test_any_text_can_be_scored(host: RewardHost, text: str) -> None:
-    rows = host.score([group([text], {"answer": "", "list": [], "runner": 0})], step=1, split="train")
+    rows = host.score([group([text], {"answer": "", "list": [], "runner": 0, "user": ""})], step=1, split="train")
     assert rows[0][0].value == float(len(text))
 
 
 def test_sixteen_completions_of_a_megabyte_do_not_block(host: RewardHost) -> None:
     texts = ["é" * 1_000_000 + str(number) for number in range(16)]
-    rows = host.score([group(texts, {"answer": "", "list": [], "runner": 0})], step=1, split="train")
+    rows = host.score([group(texts, {"answer": "", "list": [], "runner": 0, "user": ""})], step=1, split="train")
     assert [row[0].value for row in rows] == [float(len(text)) for text in texts]

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from runner.spec.model import JobSpec, dump
+from runner.spec.model import Grpo, JobSpec, dump
 from runner.spec.resolve import canonical, differences, for_backend, revision
+from runner.spec.section import Count
 
 
 def job(**fields: Any) -> JobSpec:
@@ -41,7 +42,24 @@ def test_any_other_field_makes_a_new_revision(change: dict[str, Any]) -> None:
 
 def test_a_revision_is_the_sha256_of_the_canonical_job() -> None:
     assert len(revision(job())) == 64
-    assert canonical(job()).startswith(b'{"checkpoints":{"every":50,"keep":2},"dataset":{"format":"auto",')
+    assert canonical(job(lora={}, grpo={"steps": 200, "beta": 0.1})) == (
+        b'{"dataset":{"path":"d.jsonl"},"grpo":{"beta":0.1},"lora":{},"model":"m","name":"x"}'
+    )
+
+
+def test_a_release_that_adds_fields_or_changes_a_default_gives_the_same_revision() -> None:
+    class LaterGrpo(Grpo):
+        steps: Count = 300
+        novelty: float = 0.5
+
+    class LaterSpec(JobSpec):
+        grpo: Grpo = LaterGrpo()
+        surprise: str = "none"
+
+    before = {"name": "x", "model": "m", "dataset": {"path": "d.jsonl"}, "rewards": {"r": {"fn": "rewards.py:f"}}}
+    assert revision(LaterSpec.model_validate(before)) == revision(JobSpec.model_validate(before))
+    other = {**before, "surprise": "yes"}
+    assert revision(LaterSpec.model_validate(other)) != revision(JobSpec.model_validate(before))
 
 
 def test_trl_runs_the_job_as_it_stands() -> None:

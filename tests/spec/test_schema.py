@@ -180,7 +180,7 @@ def test_explain_tells_type_bounds_default_and_meaning() -> None:
 def test_explain_lists_the_fields_of_a_section() -> None:
     lines = explain("checkpoints").splitlines()
     assert lines[0] == "checkpoints: section"
-    assert [line.split()[0] for line in lines[2:]] == ["every", "keep"]
+    assert [line.split()[0] for line in lines[2:]] == ["every", "keep", "best"]
     assert "  fn " in explain("rewards")
     assert "  grpo " in explain("")
 

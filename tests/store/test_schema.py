@@ -54,6 +54,21 @@ def test_a_database_of_a_newer_runner_is_refused_for_writing_and_for_reading(tmp
         Store.read_only(path)
 
 
+def test_a_database_of_an_older_runner_is_brought_up_to_date_when_it_is_opened_for_writing(tmp_path: Path) -> None:
+    path = tmp_path / "runner.db"
+    with Store.open(path) as store:
+        run = store.submit(submission())
+        for index in ("rollouts_example", "scores_failed", "events_type"):  # what m002 brought
+            store.db.conn.execute(f"DROP INDEX {index}")
+        store.db.conn.execute("DELETE FROM sqlite_stat1")
+        store.db.conn.execute("DELETE FROM _sqlite_migrations WHERE name = 'm002_lookups'")
+    with pytest.raises(StoreError, match="made by an older runner; `runner ls` brings it up to date"):
+        Store.read_only(path)
+    with Store.open(path) as store:
+        assert store.run(run).state == "queued"
+        assert rows(store, "SELECT name FROM sqlite_master WHERE name = 'events_type'") == [("events_type",)]
+
+
 def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "other.db"
     with pythons_own.connect(path) as other:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -12,9 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+from runner.journal.folder import write_json
 from runner.journal.states import Reason, State
 from runner.queue.home import Home
+from runner.queue.supervise import boot_id
+from runner.watch.config import Config
 from runner.watch.desk import Desk
+from runner.watch.keeper import Keeper
 from runner.watch.log import Log
 from tests.cli.kit import command, environment
 from tests.small_job import write_job
@@ -43,15 +48,18 @@ class Folder:
         self.jobs = path / "jobs"
         self.jobs.mkdir(exist_ok=True)
         self.now = 1000.0
+        self.wall_jump = 0.0
+        self._locks: dict[str, int] = {}
         self.said: list[dict[str, Any]] = []
         self.store = Home(path).open()
         self.restart()
 
     def restart(self) -> None:
         """Another watch over the same home."""
-        log = Log(write=lambda line: None)
+        home, log = Home(self.path), Log(write=lambda line: None)
         log.listen(self.said.append)
-        self.desk = Desk(Home(self.path), self.store, "emulator", log, clock=lambda: self.now)
+        self.desk = Desk(home, self.store, "emulator", log, lambda: self.now, lambda: time.time() + self.wall_jump)
+        self.keeper = Keeper(home, self.store, self.desk, Config(), log, lambda: self.now)
 
     def look(self, *, after: float = 0.0) -> None:
         """One look, so many seconds later."""
@@ -96,13 +104,34 @@ class Folder:
         return str(json.loads(errors)[0]["message"])
 
     def begin(self, run_id: str) -> None:
-        """As if its trainer had started."""
-        assert self.store.claim(run_id).run is not None
+        """As if its supervisor and its trainer had started: its lock is held."""
+        folder, claim = Home(self.path).run(run_id), self.store.claim(run_id, boot_id=boot_id())
+        assert claim.run is not None
+        lock = folder.take_lock()
+        assert lock is not None
+        self._locks[run_id] = lock
+        folder.attempt(claim.attempt).mkdir(parents=True)
+        handle = {
+            "pid": os.getpid(),
+            "start_time": -1,
+        }  # of a process that is not the one any more: nobody is signalled
+        write_json(folder.attempt(claim.attempt) / "handle.json", handle)
         self.store.transition(run_id, State.RUNNING)
 
+    def vanish(self, run_id: str) -> None:
+        """As if its processes were gone without a word."""
+        os.close(self._locks.pop(run_id))
+
     def finish(self, run_id: str, reason: Reason = Reason.FINISHED, state: State = State.SUCCEEDED) -> None:
-        self.begin(run_id)
+        if run_id not in self._locks:
+            self.begin(run_id)
         self.store.transition(run_id, state, reason)
+        self.vanish(run_id)
+
+    def close(self) -> None:
+        for run_id in list(self._locks):
+            self.vanish(run_id)
+        self.store.close()
 
     def _select(self, sql: str) -> Sql:
         return self.store.db.conn.execute(sql).fetchall()

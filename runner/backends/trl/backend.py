@@ -6,20 +6,21 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from runner.backends.trl.memory import leave_word, within_memory
 from runner.backends.trl.model import device
 from runner.backends.trl.settings import batching
 from runner.grpo.run import Run
 from runner.grpo.types import Completion, Example
 from runner.journal.events import Difference
 from runner.spec.errors import Finding
-from runner.spec.model import JobSpec
+from runner.spec.model import JobSpec, Lora
 
 NEEDED = {
     "torch": ((2, 11), (3, 0)),
@@ -29,6 +30,8 @@ NEEDED = {
     "trl": ((1, 16), (2, 0)),
 }
 """Package → first version that fits, first that does not."""
+
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 class TRLBackend:
@@ -47,18 +50,30 @@ class TRLBackend:
         if first.stop is not None and not first.evaluate:
             return
         _quieten()
+        import torch
+
         from runner.backends.trl.build import build
         from runner.backends.trl.reporter import Ended
 
+        job = within_memory(job, run)
         with TemporaryDirectory(prefix="runner-trl-") as scratch, suppress(Ended):
-            trainer = build(job, run, first, device() or "cpu", Path(scratch))
-            trainer.train(resume_from_checkpoint=str(run.resume_from) if run.resume_from else None)
+            try:
+                trainer = build(job, run, first, device() or "cpu", Path(scratch))
+                trainer.train(resume_from_checkpoint=str(run.resume_from) if run.resume_from else None)
+            except torch.OutOfMemoryError:
+                leave_word(job, run)
+                raise
 
-    def generate(self, job: JobSpec, at: Path | None, prompts: Sequence[str], n: int) -> list[list[Completion]]:
+    def generate(self, job: JobSpec, at: Path | None, examples: Sequence[Example], n: int) -> list[list[Completion]]:
         _quieten()
         from runner.backends.trl.generate import generate
 
-        return generate(job, at, prompts, n, device() or "cpu")
+        return generate(job, at, examples, n, device() or "cpu")
+
+    def model_folder(self, job: JobSpec) -> Path | None:
+        from runner.backends.trl.model import local_folder
+
+        return local_folder(job.model)
 
 
 def _packages() -> list[Finding]:
@@ -113,7 +128,17 @@ def _job(job: JobSpec) -> list[Finding]:
         batching(job.grpo)
     except ValueError as error:
         return [Finding(code="semantic", field="grpo.micro_batch", message=str(error))]
-    return []
+    return list(_lora(job.lora)) if job.lora else []
+
+
+def _lora(lora: Lora) -> Iterator[Finding]:
+    if lora.quantize is not None and device() != "cuda":
+        yield _unfit("lora.quantize needs a GPU.", "Leave it out to train on the CPU.")
+    elif lora.quantize is not None and find_spec("bitsandbytes") is None:
+        yield _unfit("lora.quantize needs bitsandbytes, which is not installed.", "pip install bitsandbytes")
+    if lora.adapter is not None and Path(lora.adapter).is_dir() and not (Path(lora.adapter) / ADAPTER_CONFIG).exists():
+        message = f"{lora.adapter} holds no adapter: there is no {ADAPTER_CONFIG}."
+        yield Finding(code="semantic", field="lora.adapter", message=message, hint="Name the folder PEFT has saved.")
 
 
 def _unfit(message: str, hint: str) -> Finding:

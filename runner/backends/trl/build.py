@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import set_seed
 from datasets import Dataset
-from peft import LoraConfig
-from transformers import PrinterCallback
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM, PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 from trl import GRPOConfig  # pyright: ignore[reportPrivateImportUsage]
 
@@ -17,6 +17,7 @@ from runner.backends.trl import engine
 from runner.backends.trl.model import Device, is_chat, load_tokenizer, load_values, model_and_revision, prompt_text
 from runner.backends.trl.reporter import Reporter
 from runner.backends.trl.settings import batching, config_values, uses_vllm
+from runner.backends.trl.trackers import trackers
 from runner.backends.trl.trainer import OrderSampler, RunTrainer
 from runner.grpo.run import Run
 from runner.grpo.types import Example, Next
@@ -41,17 +42,17 @@ def build(job: JobSpec, run: Run, first: Next, device: Device, scratch: Path) ->
         examples=examples | {example.id: example for example in run.held_out},
         chat=any(is_chat(example) for example in examples.values()),
         order=_order(job, [[rows[example.id] for example in batch] for batch in batches]),
-        model=model_and_revision(job.model)[0],
+        model=_model(job),
         args=GRPOConfig(
             **config_values(job, device, scratch),
-            model_init_kwargs=load_values(job),
+            model_init_kwargs=None if _starts_from_adapter(job) else load_values(job),
             eval_on_start=first.evaluate,
         ),
         train_dataset=_dataset(tokenizer, list(examples.values())),
         eval_dataset=_dataset(tokenizer, run.held_out) if run.held_out else None,
         processing_class=tokenizer,
-        callbacks=[reporter],
-        peft_config=_lora(job.lora) if job.lora else None,
+        callbacks=[reporter, *trackers(job.report_to, run)],
+        peft_config=_lora(job.lora) if job.lora and not _starts_from_adapter(job) else None,
     )
     reporter.trainer = trainer
     trainer.remove_callback(PrinterCallback)  # prints every log record to stdout, which is the caller's
@@ -81,6 +82,20 @@ def _dataset(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) ->
             "example_id": [example.id for example in examples],
         }
     )
+
+
+def _starts_from_adapter(job: JobSpec) -> bool:
+    return job.lora is not None and job.lora.adapter is not None
+
+
+def _model(job: JobSpec) -> Any:
+    """A name for TRL to load; or, loaded here, the base model with the adapter that training goes on from. With `beta`
+    TRL then makes a frozen copy of that adapter the reference.
+    """
+    if job.lora is None or job.lora.adapter is None:
+        return model_and_revision(job.model)[0]
+    base = AutoModelForCausalLM.from_pretrained(model_and_revision(job.model)[0], **load_values(job))
+    return PeftModel.from_pretrained(base, job.lora.adapter, is_trainable=True)
 
 
 def _lora(lora: Lora) -> LoraConfig:

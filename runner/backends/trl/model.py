@@ -32,11 +32,38 @@ def model_and_revision(name: str) -> tuple[str, str | None]:
     return model, revision or None
 
 
+def local_folder(name: str) -> Path | None:
+    """Where the model lies on this machine: the folder, or the hub's cache. Asks no network."""
+    model, revision = model_and_revision(name)
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def load_values(job: JobSpec) -> dict[str, Any]:
     """Keyword arguments of `from_pretrained`, for the policy and for the reference."""
     _, revision = model_and_revision(job.model)
     dtype = "float32" if job.grpo.dtype == "auto" else job.grpo.dtype
-    return {"dtype": dtype} | ({"revision": revision} if revision else {})
+    values: dict[str, Any] = {"dtype": dtype} | ({"revision": revision} if revision else {})
+    if job.lora is not None and job.lora.quantize is not None:
+        values["quantization_config"] = _quantization()
+    return values
+
+
+def _quantization() -> Any:
+    """QLoRA as in its paper: 4-bit NormalFloat, the constants quantized too, arithmetic in bfloat16."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 def load_tokenizer(job: JobSpec) -> PreTrainedTokenizerBase:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,17 @@ class Reporter(TrainerCallback):
         self.stopped = stopped
         """Whether the run has ended."""
         self._gap_told = False
+        self._began = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """TRL logs no phases. What is neither generation, synchronisation nor scoring is the update."""
+        figures = self.trainer.figures
+        other = [figures.get(f"time/{phase}", 0.0) for phase in ("generate", "sync")]
+        whole = time.monotonic() - self._began
+        figures["time/train"] = max(0.0, whole - sum(other) - self.trainer.take_scoring_seconds())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         run = self.trainer.run
@@ -45,6 +57,7 @@ class Reporter(TrainerCallback):
             self._obey(run.report(state.global_step, figures), control)
         elif "eval_loss" in logs:
             self._take_figures()
+            self.trainer.take_scoring_seconds()
             figures = metrics_of({name.removeprefix("eval_"): value for name, value in logs.items()})
             self._obey(run.report(state.global_step, figures, split="eval"), control)
 

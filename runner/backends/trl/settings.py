@@ -8,10 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from runner.grpo.order import micro_batch
 from runner.spec.model import Grpo, JobSpec
-
-LARGEST_MICRO_BATCH = 8
-"""Completions in one forward pass where the job does not say: TRL's own default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,25 +30,20 @@ class Batching:
 def batching(grpo: Grpo) -> Batching:
     """Raises ValueError if a pinned `micro_batch` does not divide the completions of a step."""
     completions = grpo.prompts_per_step * grpo.num_generations
-    micro_batch = grpo.micro_batch or _largest_divisor(completions, LARGEST_MICRO_BATCH)
-    if completions % micro_batch:
+    size = micro_batch(completions, grpo.micro_batch)
+    if grpo.micro_batch and size != grpo.micro_batch:
         raise ValueError(
-            f"grpo.micro_batch is {micro_batch}, which does not divide the {completions} completions of a step "
-            f"(prompts_per_step {grpo.prompts_per_step} × num_generations {grpo.num_generations}); "
-            f"{_largest_divisor(completions, micro_batch)} does."
+            f"grpo.micro_batch is {grpo.micro_batch}, which does not divide the {completions} completions of a step "
+            f"(prompts_per_step {grpo.prompts_per_step} × num_generations {grpo.num_generations}); {size} does."
         )
-    accumulation = completions // micro_batch
+    accumulation = completions // size
     return Batching(
-        micro_batch=micro_batch,
+        micro_batch=size,
         accumulation=accumulation,
         passes_per_generation=accumulation * grpo.generate_every,
         prompts_per_generation=grpo.prompts_per_step * grpo.generate_every,
         steps_per_generation=grpo.generate_every * grpo.num_iterations,
     )
-
-
-def _largest_divisor(number: int, limit: int) -> int:
-    return max(divisor for divisor in range(1, min(number, limit) + 1) if number % divisor == 0)
 
 
 def config_values(job: JobSpec, device: str, scratch: Path) -> dict[str, Any]:
@@ -145,6 +138,13 @@ def _generation_values(job: JobSpec, device: str) -> dict[str, Any]:
         "vllm_importance_sampling_clip_max": 3.0,
         "shuffle_dataset": False,  # the order is the run's
     }
+
+
+def greedy_or(sampling: dict[str, Any], temperature: float) -> dict[str, Any]:
+    """Keyword arguments of transformers' generation: the sampling as given, or greedy at temperature 0."""
+    if temperature > 0:
+        return {"do_sample": True, **sampling}
+    return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "min_p": None}
 
 
 def uses_vllm(job: JobSpec, device: str) -> bool:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from trl import GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from runner.backends.trl.engine import EngineCheck
 from runner.backends.trl.model import token_ids
+from runner.backends.trl.settings import greedy_or
 from runner.grpo.advantages import EPSILON, normalized_sums, std
 from runner.grpo.run import Run
 from runner.grpo.types import Completion, Example, Group, Scored, Split
@@ -96,7 +98,10 @@ class RunTrainer(GRPOTrainer):
         self._engine_check: EngineCheck | None = None
         self._scored: Scored | None = None
         self._writing_to: Path | None = None
+        self._scoring_seconds = 0.0
         super().__init__(reward_funcs=[Column("none yet", [])], **values)
+        if self.use_vllm:
+            self.vllm_generation.sync_weights = partial(self._timed_sync, self.vllm_generation.sync_weights)
 
     # Order
 
@@ -118,12 +123,28 @@ class RunTrainer(GRPOTrainer):
 
     def _generate(self, prompts: list[str]) -> Any:
         """TRL logs no time of its phases."""
-        began = time.monotonic()
+        began, synchronised = time.monotonic(), self.figures.get("time/sync", 0.0)
         result = super()._generate(prompts)
-        self.figures["time/generate"] = time.monotonic() - began
+        syncing = self.figures.get("time/sync", 0.0) - synchronised
+        self._add_time("generate", time.monotonic() - began - syncing)
         if self.use_vllm and self.model.training:
             self._look_at_engine(result[0][0])
         return result
+
+    def _add_time(self, phase: str, seconds: float) -> None:
+        name = f"time/{phase}"
+        self.figures[name] = self.figures.get(name, 0.0) + seconds
+
+    def _timed_sync(self, synchronise: Callable[[], None]) -> None:
+        """Stands in for vLLM's `sync_weights`, which TRL calls in the midst of generating."""
+        began = time.monotonic()
+        synchronise()
+        self._add_time("sync", time.monotonic() - began)
+
+    def take_scoring_seconds(self) -> float:
+        """Spent in the run's `score` since the last call."""
+        seconds, self._scoring_seconds = self._scoring_seconds, 0.0
+        return seconds
 
     def _look_at_engine(self, prompt: Sequence[int]) -> None:
         """TRL takes it on trust that vLLM got the new weights."""
@@ -146,8 +167,10 @@ class RunTrainer(GRPOTrainer):
         The four parallel structures are replaced because a reward version may have other functions and weights.
         """
         split: Split = "train" if self.model.training else "eval"
+        began = time.monotonic()
         groups = self._groups(inputs, completions, completion_ids_list, split)
         scored = self.run.score(groups, step=self.state.global_step + (split == "train"), split=split)
+        self._scoring_seconds += time.monotonic() - began
         self._scored = scored
         self.reward_funcs = [Column(name, [row[f] for row in scored.values]) for f, name in enumerate(scored.names)]
         self.reward_func_names = list(scored.names)
@@ -209,7 +232,7 @@ class RunTrainer(GRPOTrainer):
                 engine.temperature = before
             return
         before = self.generation_kwargs, self.generation_config
-        self.generation_kwargs = {**self.generation_kwargs, **_sampling(temperature)}
+        self.generation_kwargs = {**self.generation_kwargs, **greedy_or({"temperature": temperature}, temperature)}
         self.generation_config = GenerationConfig(**self.generation_kwargs, disable_compile=True)
         try:
             yield
@@ -242,7 +265,8 @@ class RunTrainer(GRPOTrainer):
             finally:
                 self._writing_to = None
             _lift(folder / f"checkpoint-{self.state.global_step}")
-            torch.save({"_step": self._step, "_buffered_inputs": self._unfinished_batch()}, folder / STATE_FILE)
+            state = {"_step": self._step, "_buffered_inputs": self._unfinished_batch()}
+            torch.save(state | {"passes": self.args.steps_per_generation}, folder / STATE_FILE)
 
     def _unfinished_batch(self) -> Any:
         passes = self.args.steps_per_generation * self.num_iterations
@@ -253,7 +277,25 @@ class RunTrainer(GRPOTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             state = torch.load(Path(checkpoint) / STATE_FILE, map_location=self.accelerator.device, weights_only=True)
-            self._step, self._buffered_inputs = state["_step"], state["_buffered_inputs"]
+            passes = self.args.steps_per_generation
+            self._step = state["_step"] * passes // state.get("passes", passes)
+            self._buffered_inputs = cut_again(state["_buffered_inputs"], passes)
+
+
+def cut_again(parts: Sequence[Mapping[str, Any]] | None, passes: int) -> Sequence[Mapping[str, Any]] | None:
+    """A generation batch that was cut for other forward passes, cut into `passes`; what is no row of it is kept."""
+    if parts is None or len(parts) == passes:
+        return parts
+    rows = {
+        name: torch.cat([part[name] for part in parts])
+        for name, value in parts[0].items()
+        if isinstance(value, torch.Tensor) and value.ndim > 0
+    }
+    size = len(next(iter(rows.values()))) // passes
+    return [
+        {name: rows[name][i * size : (i + 1) * size] if name in rows else value for name, value in parts[0].items()}
+        for i in range(passes)
+    ]
 
 
 def check_advantages(scored: Scored, theirs: Sequence[float], group_size: int, grpo: Grpo) -> float:
@@ -303,12 +345,6 @@ def _divisors(values: Sequence[float | None], size: int) -> list[float]:
     """Spread of each value's part of `size`, with ε."""
     spreads = [std(values[start : start + size]) for start in range(0, len(values), size)]
     return [EPSILON + (0.0 if math.isnan(spread) else spread) for spread in spreads for _ in range(size)]
-
-
-def _sampling(temperature: float) -> dict[str, Any]:
-    if temperature > 0:
-        return {"temperature": temperature}
-    return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "min_p": None}
 
 
 def _lift(folder: Path) -> None:
