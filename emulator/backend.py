@@ -12,6 +12,7 @@ from emulator.loop import Loop, sampling
 from emulator.policy import Policy
 from emulator.replay import DEFAULT_LEARNING_RATE, Recorded, ReplayPolicy, missing
 from runner.grpo.order import micro_batch
+from runner.grpo.outlook import Outlook
 from runner.grpo.run import Run
 from runner.grpo.types import Completion, Example
 from runner.journal.events import Difference
@@ -52,6 +53,10 @@ class EmulatorBackend:
         if job.emulator.policy == "replay":
             return list(_replay_differences(job, held_out))
         return list(_lm_differences(job, [*train, *held_out]))
+
+    def outlook(self, job: JobSpec, train: Sequence[Example] = ()) -> Outlook:
+        """Nothing beyond `check`, which looks into the small model's files already."""
+        return Outlook()
 
     def train(self, job: JobSpec, run: Run) -> None:
         if job.emulator.policy == "replay":

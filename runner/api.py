@@ -26,7 +26,6 @@ from runner.queue.fork import refuse_other_shape
 from runner.queue.home import Home, find_home
 from runner.queue.jobs import BackendName, Checked, JobLike, validate
 from runner.queue.progress import Progress, progress
-from runner.queue.retry import Again, decide
 from runner.queue.submit import Device
 from runner.queue.submit import submit as _submit
 from runner.spec.errors import JobError
@@ -103,19 +102,11 @@ class RunHandle:
         """Starts the run again where it has just been held for a cause that a new process may get over and its own
         `retry:` says so; gives why, or nothing. For what was killed only `runner watch` does so, and faults of the
         emulator are there to be seen."""
-        row = self.row
-        reason = row.reason if row.state is State.HELD and not row.emulated else None
-        if reason is not Reason.OUT_OF_MEMORY and reason is not Reason.ENGINE_FAILED:
-            return ""
-        policy = JobSpec.model_validate_json(row.spec).retry
         with self.reading() as store:
-            kept = [item.step for item in queries.checkpoints(store, self.id) if item.kept]
-            said = decide(reason, row.detail, store.attempts(self.id), max(kept, default=None), policy)
-            if not isinstance(said, Again):
-                return ""
-            local.resume(self.home, store, self.id)
-        self.start()
-        return f"{reason}: {said.detail}"
+            why = local.resume_by_rule(self.home, store, self.id)
+        if why:
+            self.start()
+        return why
 
     def wait(self) -> RunHandle:
         """Blocks until the run has ended. Ctrl-C stops it with a checkpoint; a second one ends it at once."""

@@ -18,6 +18,7 @@ from runner.data.examples import Example
 from runner.data.load import load_examples
 from runner.data.read import read
 from runner.grpo.inputs import absolute_paths
+from runner.grpo.types import Completion
 from runner.queue.home import Home, find_home
 from runner.queue.jobs import find_job, load_job
 from runner.rewards import bundle
@@ -229,7 +230,11 @@ def _emulated(subject: Subject, job: JobSpec, examples: Sequence[Example], n: in
     small = absolute_paths(for_backend(job, "emulator")[0], subject.folder)
     if small.emulator.policy == "replay" and small.emulator.completions:
         return _of_file(examples, _plain_rows(Path(small.emulator.completions)))
-    drawn = load_backend("emulator").generate(small, None, examples, n)
+    return groups_of(examples, load_backend("emulator").generate(small, None, examples, n))
+
+
+def groups_of(examples: Sequence[Example], drawn: Sequence[Sequence[Completion]]) -> list[GroupCall]:
+    """Completions that were drawn for the examples, as reward functions get them."""
     made = [_group(example, [item.text for item in items]) for example, items in zip(examples, drawn, strict=True)]
     return [
         replace(

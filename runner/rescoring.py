@@ -137,7 +137,7 @@ def _rescored(handle: RunHandle, subject: Subject, batches: Sequence[_Batch], st
     functions = subject.bundle.functions
     before = dict.fromkeys(name for row in rows for name in row.scores)
     common = [(i, function.name) for i, function in enumerate(functions) if function.name in before]
-    rewards = _rewards(scores, subject)
+    rewards = rewards_of(scores, subject)
     figures = [
         function_figures([row[i] for row in scores], None, sizes, weight=f.weight, columns=())
         for i, f in enumerate(functions)
@@ -174,7 +174,7 @@ def _grouped(values: Sequence[float | None], sizes: Sequence[int]) -> list[Seque
     return [values[start : start + size] for start, size in zip(starts, sizes, strict=True)]
 
 
-def _rewards(scores: Sequence[Sequence[Score]], subject: Subject) -> list[float | None]:
+def rewards_of(scores: Sequence[Sequence[Score]], subject: Subject) -> list[float | None]:
     """Weighted sums, as the run makes them."""
     from runner.grpo.advantages import weighted_rewards
     from runner.grpo.run import optimised_values

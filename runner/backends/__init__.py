@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
+from runner.grpo.outlook import Outlook
 from runner.grpo.run import Run
 from runner.grpo.types import Completion, Example
 from runner.journal.events import Difference
@@ -33,6 +34,12 @@ class Backend(Protocol):
         self, job: JobSpec, train: Sequence[Example] = (), held_out: Sequence[Example] = ()
     ) -> list[Difference]:
         """What the job asks for and this backend does not honour."""
+        ...
+
+    def outlook(self, job: JobSpec, train: Sequence[Example] = ()) -> Outlook:
+        """What `check` can't know without the model's configuration and tokenizer: whether they are there and fit the
+        prompts, and what memory it takes. No weights are loaded; only for a job that `check` has nothing against.
+        """
         ...
 
     def train(self, job: JobSpec, run: Run) -> None:

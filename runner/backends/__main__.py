@@ -82,10 +82,11 @@ def _log_traceback() -> None:
 
 def _refuse_unfit(findings: list[Finding]) -> None:
     """Raises Unfit for what is about this machine, JobError for what is about the job."""
-    if any(finding.code == "environment" for finding in findings):
-        raise Unfit("\n".join(f"{finding.message} {finding.hint}".strip() for finding in findings))
-    if findings:
-        raise JobError(findings)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if any(finding.code == "environment" for finding in errors):
+        raise Unfit("\n".join(f"{finding.message} {finding.hint}".strip() for finding in errors))
+    if errors:
+        raise JobError(errors)
 
 
 def _refuse_changed(sha256: str, inputs: Inputs) -> None:
@@ -136,8 +137,8 @@ def _train(folder: RunFolder, attempt: int, journal: Journal, stop: list[int], l
         journal.append(events.SandboxChecked(guarantees=guarantees))
         if lacking := [f"{row.name} ({row.why})" for row in guarantees if row.state == "not enforced"]:
             run.alert("sandbox", f"not enforced on this machine for reward code: {', '.join(lacking)}")
-        findings = backend.check(inputs.job, data.train, run.held_out)
-        _refuse_unfit(findings)
+        _refuse_unfit(backend.check(inputs.job, data.train, run.held_out))
+        _refuse_unfit(backend.outlook(inputs.job, data.train).findings)
         try:
             backend.train(inputs.job, run)
         finally:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import typer
 
+from runner.cli import plan_forecast
+from runner.cli.boundary import INVALID
 from runner.cli.jobs import home_of
 from runner.cli.options import HomeOption, JobArgument, JsonOption, SetOption
 from runner.cli.out import note, say, say_json
-from runner.cli.text import clean, clean_line, indent, number, plural
+from runner.cli.plan_forecast import earlier_speed, run_probe, section
+from runner.cli.text import clean, clean_line, number, plural
 from runner.data.examples import Message
 from runner.queue.jobs import Checked
-from runner.spec.errors import render
+from runner.spec.errors import Finding, render
 from runner.spec.model import JobSpec, dump
 
 
@@ -22,22 +26,49 @@ def plan(
     backend: Annotated[
         Literal["trl", "emulator"], typer.Option(help="What would train it: `run` is trl, `emulate` the emulator.")
     ] = "trl",
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Draw a few completions, score them, and say whether GRPO can learn here.")
+    ] = False,
+    prompts: Annotated[int, typer.Option(min=1, help="With --probe: how many prompts.")] = 16,
+    passes: Annotated[
+        float, typer.Option(metavar="SCORE", help="With --probe: from which score of the main reward on one passes.")
+    ] = 1.0,
     set_: SetOption = None,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Shows what a run would do. Every value in force, the arithmetic, the first prompt, the rewards; runs nothing."""
+    """Shows what a run would do. Every value in force, memory, tokens, rewards; with --probe whether it can learn."""
+    from runner.preflight import outlook
     from runner.queue.jobs import find_job, validate
     from runner.spec.resolve import revision
 
     checked = validate(find_job(job, home_of(home)), set_ or (), backend)
+    found = outlook(checked)
+    earlier = earlier_speed(checked, home_of(home))
+    probed = run_probe(checked, prompts, passes) if probe else None
     if json:
-        say_json(_plain(checked, revision(checked.loaded.job)))
-        return
-    if checked.warnings:
-        note(render(checked.warnings))
-    for line in _lines(checked, revision(checked.loaded.job)):
-        say(clean(line))
+        say_json(
+            {**_plain(checked, revision(checked.loaded.job)), **plan_forecast.plain(checked, found, earlier, probed)}
+        )
+    else:
+        if warnings := [*checked.warnings, *checked.loaded.locate(_for_elsewhere(found.findings))]:
+            note(render(warnings))
+        for line in _lines(checked, revision(checked.loaded.job)):
+            say(clean(line))
+        for line in plan_forecast.lines(checked, found, earlier, probed):
+            say(clean(line))
+    if any(finding.severity == "error" and finding.code != "environment" for finding in found.findings):
+        raise typer.Exit(INVALID)
+
+
+def _for_elsewhere(findings: Sequence[Finding]) -> list[Finding]:
+    """What only this machine lacks is no fault of the job, which may be planned here and run on another."""
+    return [
+        replace(finding, severity="warning", message=f"not on this machine: {finding.message}")
+        if finding.code == "environment"
+        else finding
+        for finding in findings
+    ]
 
 
 def _lines(checked: Checked, revision: str) -> Iterator[str]:
@@ -51,10 +82,7 @@ def _lines(checked: Checked, revision: str) -> Iterator[str]:
         ("rewards", _rewards(checked)),
         ("first prompt", _first_prompt(checked)),
     ):
-        if lines:
-            yield ""
-            yield f"# {title}"
-            yield from indent("\n".join(lines), "#   ")
+        yield from section(title, lines)
 
 
 def arithmetic(checked: Checked) -> list[str]:

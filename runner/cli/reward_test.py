@@ -117,13 +117,14 @@ def _cells(item: FunctionFigures) -> list[str]:
         clean_line(item.name),
         f"{item.weight:g}",
         *(number(value) for value in (item.mean, item.least, item.greatest, item.spread)),
-        _time(item.p50),
-        _time(item.p95),
+        call_time(item.p50),
+        call_time(item.p95),
         clean_line(", ".join(item.columns)) or "–",
     ]
 
 
-def _time(seconds: float) -> str:
+def call_time(seconds: float) -> str:
+    """Of one reward call, for a table."""
     return (
         f"{seconds * 1e6:.0f} µs"
         if seconds < 1e-3

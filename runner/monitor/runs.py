@@ -16,6 +16,7 @@ from runner.journal.words import WORDS
 from runner.monitor import models
 from runner.monitor.advice import next_action
 from runner.monitor.reading import BIG, Limit, OfRun, Reading, api_router, settings_of
+from runner.queue.in_force import rewards_in_force
 from runner.spec.resolve import differing
 from runner.store import charts, queries
 from runner.store.rows import RunRow
@@ -94,7 +95,7 @@ def run(store: Reading, row: OfRun) -> models.RunDetail:
             "reward": charts.sparklines(store, [row])[row.id],
             "spec": spec,
             "differences": [item for event in found[-1:] if event.data for item in event.data["items"]],
-            "rewards": _rewards(spec),
+            "rewards": [asdict(reward) for reward in rewards_in_force(store, row)],
             "attempts": store.attempts(row.id),
             "checkpoints": queries.checkpoints(store, row.id),
             "versions": queries.reward_versions(store, row.id),
@@ -103,19 +104,6 @@ def run(store: Reading, row: OfRun) -> models.RunDetail:
             "splits": [split for split in SPLITS if queries.has_rollouts(store, row.id, split)],
         }
     )
-
-
-def _rewards(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    rewards: dict[str, dict[str, Any]] = spec.get("rewards", {})
-    return [
-        {
-            "name": name,
-            "weight": reward.get("weight", 1.0),
-            "trusted": reward.get("trusted", False),
-            "on_error": reward.get("on_error"),
-        }
-        for name, reward in rewards.items()
-    ]
 
 
 def _alerts(store: Store, row: RunRow) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ ended. So nothing is lost when the process that started a run dies.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -21,7 +22,9 @@ from runner.journal.failpoints import failpoint
 from runner.journal.folder import RunFolder, read_json
 from runner.journal.states import STATE_OF, Reason, State
 from runner.queue.home import Home
+from runner.queue.retry import Again, decide
 from runner.queue.supervise import boot_id, start_time
+from runner.spec.model import JobSpec
 from runner.store import queries
 from runner.store.digest import digest
 from runner.store.errors import IllegalTransition, StoreError
@@ -130,12 +133,18 @@ def follow(home: Home, store: Store, run_id: str, after: int = 0) -> Iterator[Ev
             time.sleep(POLL_SECONDS)
 
 
-def conclude(home: Home, store: Store, run_id: str) -> bool:
-    """Takes in what a run has recorded and, when its processes are gone, its end. Whether it has ended."""
-    store.ingest(run_id)
+def conclude(home: Home, store: Store, run_id: str, seconds: float = math.inf) -> bool:
+    """Takes in what a run has recorded and, when its processes are gone, its end. Whether it has ended.
+
+    After about so many seconds it leaves the rest, and with it the end, for the next time.
+    """
+    is_behind = not store.catch_up(run_id, seconds)
     run = store.run(run_id)
     if not run.state.is_live:
         return True
+    if is_behind:
+        _note_running(store, run)
+        return False
     folder = home.run(run_id)
     lock = folder.take_lock()
     if lock is None:
@@ -213,6 +222,22 @@ def resume(home: Home, store: Store, run_id: str) -> None:
         raise StoreError(f"{run.id} is {run.state}; only a held run can be resumed")
     store.want(run_id, "run")
     store.transition(run_id, State.QUEUED, Reason.WAITING, "resumed")
+
+
+def resume_by_rule(home: Home, store: Store, run_id: str) -> str:
+    """Resumes a run that has just been held for a cause that a new process may get over, where its own `retry:` says
+    so; gives why, or nothing. Faults of the emulator are there to be seen."""
+    run = store.run(run_id)
+    reason = run.reason if run.state is State.HELD and not run.emulated else None
+    if reason is not Reason.OUT_OF_MEMORY and reason is not Reason.ENGINE_FAILED:
+        return ""
+    policy = JobSpec.model_validate_json(run.spec).retry
+    kept = [item.step for item in queries.checkpoints(store, run_id) if item.kept]
+    said = decide(reason, run.detail, store.attempts(run_id), max(kept, default=None), policy)
+    if not isinstance(said, Again):
+        return ""
+    resume(home, store, run_id)
+    return f"{reason}: {said.detail}"
 
 
 def cancel(home: Home, store: Store, run_id: str, want: Literal["cancel", "delete"] = "cancel") -> None:

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from runner import api
+from runner.store import queries
+from tests.cli.kit import cli
 from tests.queue.test_runs import kill_tree
 from tests.small_job import write_job
 
@@ -86,7 +88,14 @@ def test_an_engine_that_does_not_follow_is_caught_at_the_first_update(tmp_path: 
     assert len(metrics(tmp_path)) == 1
 
 
-def test_a_run_through_the_whole_product_survives_a_kill_and_its_adapter_answers_otherwise(
+EDITED = """
+
+def right(prompt, completion, example):
+    return 10.0 + len(completion) % 7
+"""
+
+
+def test_a_run_through_the_whole_product_takes_an_edit_survives_a_kill_and_its_adapter_answers_otherwise(
     tmp_path: Path, engine_model: Path
 ) -> None:
     job = write_job(
@@ -94,7 +103,7 @@ def test_a_run_through_the_whole_product_survives_a_kill_and_its_adapter_answers
         model=str(engine_model),
         lora={"rank": 4, "alpha": 8},
         grpo={
-            "steps": 4,
+            "steps": 16,
             "prompts_per_step": 2,
             "num_generations": 4,
             "max_completion_length": 8,
@@ -107,25 +116,50 @@ def test_a_run_through_the_whole_product_survives_a_kill_and_its_adapter_answers
     )
     run = api.run(job, device="cpu", home=tmp_path, wait=False)
     until(lambda: len(run.metrics("reward")) >= 2 or not run.row.state.is_live)
-    assert run._started is not None, run.row.detail
-    kill_tree(run._started.supervisor.pid)
-    run._started.supervisor.wait()
+    with (job.parent / "rewards.py").open("a") as file:
+        file.write(EDITED)
+    until(lambda: live_from(run) or not run.row.state.is_live)
+    edited = live_from(run)
+    assert edited, (run.row.detail, run.row.error)
+    until(lambda: len(run.metrics("reward")) >= edited or not run.row.state.is_live)
+    assert run.supervisor is not None, run.row.detail
+    kill_tree(run.supervisor.pid)
+    run.supervisor.wait()
     until(lambda: not run.row.state.is_live)
     assert (run.row.state, run.row.reason) == ("held", "lost")
     run = api.resume(run.id, home=tmp_path)
     assert run.row.state == "succeeded", (run.row.detail, run.row.error)
-    assert [step for step, _ in run.metrics("reward")] == [1, 2, 3, 4]
+    assert [step for step, _ in run.metrics("reward")] == list(range(1, 17))
+    right = dict(run.metrics("rewards/right/mean"))
+    assert {step for step, value in right.items() if value >= 10} == set(range(edited, 17))
+    assert {"time/generate", "time/sync", "time/reward", "time/train"} <= {name for name, _ in named_metrics(run)}
+    exported = tmp_path / "tuned"
+    done = cli("export", run.id, "--model", exported, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "verified: loads" in done.stderr
     base, tuned = [
         subprocess.run(
             [sys.executable, "-c", ANSWER, str(engine_model), adapter], capture_output=True, text=True, env=cpu_only()
         )
-        for adapter in ("", str(run.folder / "checkpoints/step-000004"))
+        for adapter in ("", str(exported))
     ]
     assert tuned.returncode == 0, tuned.stderr[-3000:]
     peft_base, vllm_base = base.stdout.split("\n")[-3:-1]
     peft_tuned, vllm_tuned = tuned.stdout.split("\n")[-3:-1]
     assert peft_base != peft_tuned
     assert vllm_base != vllm_tuned
+
+
+def live_from(run: api.RunHandle) -> int:
+    """First step of the run's second reward version; 0 while it is not live."""
+    with run.reading() as store:
+        rows = queries.reward_versions(store, run.id)
+    return next((row.first_step or 0 for row in rows if row.version == 2), 0)
+
+
+def named_metrics(run: api.RunHandle) -> list[tuple[str, Any]]:
+    with run.reading() as store:
+        return list(queries.metrics(store, run.id).items())
 
 
 ANSWER = """

@@ -49,7 +49,8 @@ def test_an_exported_adapter_has_its_card_and_all_that_made_it(home: Path, tmp_p
     origin = json.loads((folder / "provenance/provenance.json").read_text())
     assert (origin["run"], origin["step"], len(origin["data"]["sha256"])) == ("colours-1", 2, 64)
     [version] = origin["reward_versions"]
-    assert "def long" in (folder / "provenance/rewards" / version["folder"] / "files/rewards.py").read_text()
+    [source] = (folder / "provenance/rewards" / version["folder"]).rglob("rewards.py")
+    assert "def long" in source.read_text()
     assert json.loads((folder / "provenance/job.json").read_text())["lora"]["rank"] == 2
 
 

@@ -199,10 +199,10 @@ def test_racing_claimers_take_every_run_once(store: Store) -> None:
 
 def test_what_a_queued_run_waits_for_is_noted_only_while_it_is_queued(store: Store) -> None:
     run = store.submit(submission())
-    store.waiting(run, "no GPU; use watch --emulate")
+    store.waiting_all({run: "no GPU; use watch --emulate"})
     assert store.run(run).detail == "no GPU; use watch --emulate"
     store.claim(run)
-    store.waiting(run, "too late")
+    store.waiting_all({run: "too late"})
     assert store.run(run).detail == ""
 
 
@@ -278,8 +278,8 @@ def test_job_files_are_kept_by_name_until_removed(store: Store) -> None:
         errors=[{"code": "unknown-field"}],
         seen_at=1.0,
     )
-    store.put_job(bad)
-    store.put_job(bad)
+    store.put_jobs([bad])
+    store.put_jobs([bad])
     assert store.fetch(JobRow, "SELECT * FROM jobs") == [bad]
     store.remove_job("a")
     assert store.fetch(JobRow, "SELECT * FROM jobs") == []

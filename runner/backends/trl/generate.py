@@ -39,8 +39,8 @@ def generate(
 
 
 def _load(job: JobSpec, at: Path | None, device: Device) -> Any:
-    """A LoRA checkpoint holds only the adapter: the base model goes under it. An adapter that the job goes on from is part
-    of what it begins with.
+    """A LoRA checkpoint holds only the adapter: the base model goes under it. An adapter that the job goes on from is
+    part of what it begins with.
     """
     base, _ = model_and_revision(job.model)
     values = load_values(job)

@@ -37,9 +37,12 @@ def local_folder(name: str) -> Path | None:
     model, revision = model_and_revision(name)
     if Path(model).is_dir():
         return Path(model)
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import errors, try_to_load_from_cache
 
-    found = try_to_load_from_cache(model, "config.json", revision=revision)
+    try:
+        found = try_to_load_from_cache(model, "config.json", revision=revision)
+    except errors.HFValidationError:  # no hub id either
+        return None
     return Path(found).parent if isinstance(found, str) else None
 
 

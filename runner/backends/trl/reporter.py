@@ -45,6 +45,7 @@ class Reporter(TrainerCallback):
         figures = self.trainer.figures
         other = [figures.get(f"time/{phase}", 0.0) for phase in ("generate", "sync")]
         whole = time.monotonic() - self._began
+        figures["step_time"] = whole  # TRL's own is that of one forward and backward pass
         figures["time/train"] = max(0.0, whole - sum(other) - self.trainer.take_scoring_seconds())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:

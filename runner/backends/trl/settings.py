@@ -126,7 +126,7 @@ def _generation_values(job: JobSpec, device: str) -> dict[str, Any]:
         "temperature": grpo.temperature,
         "top_p": grpo.top_p,
         "top_k": grpo.top_k,
-        "min_p": grpo.min_p,
+        "min_p": grpo.min_p or None,  # 0 would cost transformers a softmax a token, for nothing
         "repetition_penalty": grpo.repetition_penalty,
         "use_vllm": uses_vllm(job, device),
         "vllm_mode": "colocate",
