@@ -158,8 +158,8 @@ def test_a_total_that_rises_while_the_trusted_reward_falls_is_said(browser: Any,
     with Monitor(settings(tmp_path / "copy")) as monitor, watched(browser, monitor) as seen:
         page = seen.open("runs/sums-1/alerts")
         said = page.get_by_role("listitem").filter(has_text="The total rises, the trusted reward right falls")
-        said.get_by_role("link", name="the completions to read").click(timeout=PATIENT)
-        page.wait_for_function("() => location.hash.includes('order=best') && location.hash.includes('step=20')")
+        said.get_by_role("link", name="best totals with a low right").click(timeout=PATIENT)
+        page.wait_for_function("() => location.hash.includes('order=best') && location.hash.includes('reward=right')")
 
 
 def test_everything_can_be_reached_with_the_keyboard(seen: Watched) -> None:
