@@ -8,7 +8,7 @@ PIP = .venv/bin/pip --disable-pip-version-check --quiet
 PIP_VLLM = .venv-vllm/bin/pip --disable-pip-version-check --quiet
 TORCH = $(PIP) install --constraint .ci/constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) 'torch<2.14'
 
-.PHONY: demo test test-vllm lint bench soak weights generated pages clean
+.PHONY: demo test test-vllm lint bench soak weights generated pages screenshots clean
 
 demo: .venv/.demo  ## the main job on the CPU emulator: a tiny language model learns countdown, in a minute
 	.venv/bin/runner emulate jobs/examples/countdown
@@ -37,6 +37,9 @@ generated: .venv/.test  ## schemas and the README's CLI reference, from the code
 
 pages:  ## the monitor's pages, from their sources; needs Node 20 or newer
 	cd runner/monitor/pages && npm ci --no-audit --no-fund && npm run build
+
+screenshots: .venv/.test  ## the README's pictures of the monitor, from a run made for them; needs Chromium
+	.venv/bin/python -m tests.monitor.screenshots
 
 weights: .venv/.demo  ## pre-trains the emulator's language model again, and measures its model card
 	.venv/bin/python -m emulator.pretrain

@@ -51,8 +51,8 @@ class Policy(Protocol):
     def update(
         self, sampled: Sampled, advantages: Sequence[float], step: int, rows: Sequence[int] | None = None
     ) -> Mapping[str, float]:
-        """One optimizer step (1-based `step`) on the completions `rows` of what was sampled, in their forward passes' order; None:
-        all.
+        """One optimizer step (1-based `step`) on the completions `rows` of what was sampled (None: all), in the
+        order of their forward passes.
 
         `advantages` are the whole batch's. Gives metrics under TRL's names (loss, grad_norm, …).
         """

@@ -29,12 +29,23 @@ def test_the_ten_lines_of_python_run_as_they_stand(tmp_path: Path) -> None:
 
 
 def test_the_short_job_is_a_sound_job(tmp_path: Path) -> None:
-    [text] = blocks("yaml")
-    (tmp_path / "job.yaml").write_text(text)
-    assert load(tmp_path / "job.yaml").job.grpo.steps == 200
+    [short] = [block for block in blocks("yaml") if block.startswith("model:")]
+    [emulator] = [block for block in blocks("yaml") if block.startswith("emulator:")]
+    (tmp_path / "job.yaml").write_text(short + emulator)
+    job = load(tmp_path / "job.yaml").job
+    assert (job.grpo.steps, job.emulator.steps, job.emulator.faults[0].kind) == (200, 60, "crash")
 
 
 def test_every_room_of_the_house_is_in_the_annotated_tree() -> None:
     rooms = {path.name for path in (ROOT / "runner").iterdir() if (path / "__init__.py").exists()}
     tree = README.split("## The house")[1]
     assert [room for room in sorted(rooms) if f"  {room}/" not in tree] == []
+
+
+def test_every_test_that_the_readme_names_as_a_proof_is_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", README))
+    defined = set(
+        re.findall(r"^def (test_\w+)", "".join(p.read_text() for p in ROOT.glob("tests/**/*.py")), re.MULTILINE)
+    )
+    assert len(named) > 50
+    assert named - defined == set()

@@ -97,10 +97,10 @@ def _ratio(stats: TokenStats, grpo: Grpo) -> Tensor:
 def row_weights(mask: Tensor, grpo: Grpo, tokens: float, passes: Tensor | None = None) -> Tensor:
     """Factor [N, 1] of each completion's summed token losses: the loss is Σ_i w_i Σ_t l_it·m_it.
 
-    grpo: 1 / (N · tokens of i); dr_grpo: 1 / (N · max_completion_length); bnpo: 1 / (passes · tokens of i's pass), where
-    `passes` [N] numbers the forward passes that TRL makes (None: one for all); dapo, cispo: 1 / `tokens`, which are
-    those of the generation batch, divided by the steps that share it. Because the weights are known beforehand, the
-    completions can be cut into other chunks without changing the loss.
+    grpo: 1 / (N · tokens of i); dr_grpo: 1 / (N · max_completion_length); bnpo: 1 / (passes · tokens of i's pass),
+    where `passes` [N] numbers the forward passes that TRL makes (None: one for all); dapo, cispo: 1 / `tokens`, which
+    are those of the generation batch, divided by the steps that share it. Because the weights are known beforehand,
+    the completions can be cut into other chunks without changing the loss.
     """
     lengths, rows = mask.sum(1, keepdim=True), len(mask)
     if grpo.loss_type == "grpo":

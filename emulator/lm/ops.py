@@ -179,7 +179,7 @@ class _Attend(torch.autograd.Function):
         query, keys, values, p = ctx.saved_tensors
         together = (*p.shape[:3], query.shape[-1])
         dy, q = slopes[0].reshape(together), query.reshape(together)
-        ds = torch._softmax_backward_data(torch.matmul(dy, values.transpose(2, 3)), p, -1, p.dtype)  # pyright: ignore[reportPrivateUsage]
+        ds = torch._softmax_backward_data(torch.matmul(dy, values.transpose(2, 3)), p, -1, p.dtype)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
         ds *= query.shape[-1] ** -0.5
         dq = torch.matmul(ds, keys).view(query.shape)
         return dq, torch.matmul(ds.transpose(2, 3), q), torch.matmul(p.transpose(2, 3), dy), None

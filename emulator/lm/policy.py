@@ -129,9 +129,8 @@ class LmPolicy:
         learning_rate = self._grpo.learning_rate * learning_rate_factor(self._grpo, step)
         self.model.zero_grad()
         tokens = self._counted(whole) / self._grpo.generate_every
-        totals = [
-            self._backward(chunk, drawn.temperature) for chunk in self._chunks(drawn, used, tokens, self._passes(order))
-        ]
+        chunks = self._chunks(drawn, used, tokens, self._passes(order))
+        totals = [self._backward(chunk, drawn.temperature) for chunk in chunks]
         norm = self._descend(learning_rate)
         return _metrics(totals, self._grpo) | {"grad_norm": norm, "learning_rate": learning_rate}
 

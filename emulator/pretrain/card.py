@@ -12,7 +12,7 @@ from pathlib import Path
 from emulator.lm.policy import LmPolicy
 from emulator.policy import Sampling
 from emulator.pretrain.problems import Problem, problems, solutions
-from emulator.pretrain.text import countdown_messages
+from emulator.pretrain.text import OTHERS, countdown_messages, other_messages
 from emulator.pretrain.train import HABITS, LEARN
 from runner.data.examples import Example
 from runner.spec.model import Grpo
@@ -50,6 +50,20 @@ def measure(folder: Path, temperature: float) -> Figures:
     )
 
 
+def measure_others(folder: Path) -> dict[str, float]:
+    """Of every other task, the share of 256 prompts that are answered right, greedy."""
+    rng, policy = random.Random("other tasks"), LmPolicy(folder, Grpo())
+    shares: dict[str, float] = {}
+    for name, task in OTHERS.items():
+        asked = [task(rng) for _ in range(256)]
+        examples = [Example(id=i, prompt=other_messages(user), columns={}) for i, (user, _, _) in enumerate(asked)]
+        sampling = Sampling(max_completion_length=40, temperature=0.0)
+        drawn = policy.sample(examples, sampling, [[0]] * len(asked)).completions
+        right = [f"<answer>{row[2]}</answer>" in group[0].text for row, group in zip(asked, drawn, strict=True)]
+        shares[name] = sum(right) / len(right)
+    return shares
+
+
 def _held_out() -> list[Problem]:
     rng = random.Random("held out")
     return [problem.shuffled(rng) for problem in problems() if problem.held_out]
@@ -65,8 +79,8 @@ def _is_right(problem: Problem, text: str) -> bool:
 CARD = """# A tiny language model for the emulator
 
 A decoder of Llama architecture: 4 layers, width 96, 4 heads (2 of keys and values), 512 tokens,
-{parameters} parameters, float32. It plays the countdown game (three numbers, a target) and little else; it exists so
-that a GRPO run can be watched learning on one CPU core. transformers opens this folder as it is.
+{parameters} parameters, float32. It plays the countdown game (three numbers, a target) and a few games beside it; it
+exists so that a GRPO run can be watched learning on one CPU core. transformers opens this folder as it is.
 
 Made by `python -m emulator.pretrain` from generated text, with no other data: {learn} steps of right solutions behind
 many prompts, then {habits} steps of text whose quality is mixed on purpose. GRPO reinforces what a policy already does
@@ -81,6 +95,12 @@ order of their numbers. One completion each, behind the countdown job's prompt:
 | | well-formed | right | mean tokens |
 |---|---|---|---|
 {rows}
+
+The other tasks it has read, in the same tags, as shipped, greedy, 256 prompts each:
+
+| | right |
+|---|---|
+{others}
 """
 
 
@@ -101,5 +121,6 @@ def write_card(folder: Path, learned: Path) -> None:
         held_out=sum(problem.held_out for problem in problems()),
         all=len(problems()),
         rows="\n".join(lines),
+        others="\n".join(f"| {name} | {share:.3f} |" for name, share in measure_others(folder).items()),
     )
     (folder / "README.md").write_text(text)

@@ -110,7 +110,7 @@ BROKEN: tuple[Callable[[str, str], str], ...] = (
 
 def other(rng: random.Random, n: int) -> Text:
     """A small task of another kind in the same tags, so that another job's prompt is not met by gibberish."""
-    user, steps, answer = rng.choice((_sum, _larger, _reverse, _copy))(rng)
+    user, steps, answer = rng.choice(tuple(OTHERS.values()))(rng)
     messages = _chat(SYSTEM if rng.random() < 0.3 else None, user, rng.choice((PREFILL, "<think>")))
     return Text(messages, [_well_formed(steps, answer)] * n)
 
@@ -137,6 +137,20 @@ def _reverse(rng: random.Random) -> tuple[str, str, str]:
 def _copy(rng: random.Random) -> tuple[str, str, str]:
     word = rng.choice(_WORDS)
     return f"Answer with the word {word}.", word, word
+
+
+OTHERS: dict[str, Callable[[random.Random], tuple[str, str, str]]] = {
+    "adding two numbers below 50": _sum,
+    "the larger of two numbers": _larger,
+    "three words in reverse order": _reverse,
+    "a word copied": _copy,
+}
+"""Each gives a user's text, the work and the answer."""
+
+
+def other_messages(user: str) -> list[Message]:
+    """The prompt of such a task, in the form of the countdown job's."""
+    return _chat(SYSTEM, user, PREFILL)
 
 
 def training_problems() -> list[Problem]:

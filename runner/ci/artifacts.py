@@ -23,7 +23,7 @@ def write_artifacts(results: Sequence[Result], folder: Path) -> None:
     A run's folder is made anew; other files in `folder` stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "summary.json").write_text(json.dumps([plain(result) for result in results], indent=2) + "\n")
+    (folder / "summary.json").write_text(json.dumps([_with_runs(result) for result in results], indent=2) + "\n")
     (folder / "report.html").write_text(page(results), encoding="utf-8")
     for result in results:
         for trial in result.trials:
@@ -47,6 +47,16 @@ def _write_run(trial: Trial, target: Path) -> None:
         for name, series in trial.metrics.items():
             for step, value in series:
                 file.write(json.dumps({"metric": name, "step": step, "value": value}) + "\n")
+
+
+def _with_runs(result: Result) -> dict[str, Any]:
+    """The verdict, and how its runs ended."""
+    runs = [
+        {"run": trial.run.id, "seed": trial.seed, "state": trial.run.state, "reason": trial.run.reason,
+         "steps": trial.run.last_step, "digest": trial.run.digest}
+        for trial in result.trials
+    ]  # fmt: skip
+    return {**plain(result), "runs": runs}
 
 
 def plain(result: Result) -> dict[str, Any]:

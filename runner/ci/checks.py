@@ -20,6 +20,9 @@ from runner.store.rows import OutcomeRow, RunRow
 OK, FAILED, INVALID, EXPECT, UNFIT = 0, 1, 2, 3, 5
 GRAVEST_FIRST = (INVALID, UNFIT, FAILED, BUDGET, EXPECT)
 
+AS_ASKED = "as asked"
+"""Name of the rows that say what an emulated run does otherwise than a real one."""
+
 Series = Sequence[tuple[int, float]]
 
 

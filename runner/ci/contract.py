@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from runner.ci.checks import Check, Trial, Verdict
+from runner.ci.checks import AS_ASKED, Check, Trial, Verdict
 from runner.ci.probe import Probed
 from runner.journal.events import Difference
 from runner.journal.states import Reason, exit_code
@@ -125,7 +125,7 @@ def _differs(item: Difference) -> Check:
     """What a real run would do otherwise. `not applicable` is no fault of the job's, even under `--strict`."""
     asked, found = f"{item.field}: {item.asked}", f"{item.kind}: {item.detail}"
     verdict = Verdict.SKIPPED if item.kind == "not applicable" else Verdict.WARNED
-    return Check(name="as asked", verdict=verdict, found=found, asked=asked, field=item.field)
+    return Check(name=AS_ASKED, verdict=verdict, found=found, asked=asked, field=item.field)
 
 
 def probed(found: Probed) -> Iterator[Check]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from runner.ci.checks import Check, Result, Verdict
-from runner.ci.place import place_of, shown
+from runner.ci.place import place_of, relative, shown
 
 WORDS = {Verdict.FAILED: "error", Verdict.ERROR: "error", Verdict.WARNED: "warning"}
 SIGNS = {
@@ -42,7 +42,11 @@ def commands(results: Sequence[Result]) -> Iterator[str]:
 
 def _command(result: Result, check: Check) -> str:
     place = place_of(check)
-    where = {"file": place.file, "line": str(place.line), "col": str(place.column)} if place and place.line else {}
+    where = (
+        {"file": place.file, "line": str(place.line), "col": str(place.column)}
+        if place and place.line
+        else {"file": relative(result.path)}
+    )
     properties = {**where, "title": f"EMULATED {result.job}: {check.name}"}
     written = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
     said = f"{check.found} (asked: {check.asked})" if check.asked else check.found

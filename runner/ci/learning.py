@@ -69,7 +69,7 @@ def asked(expect: Expect) -> str:
 
 def _rise(job: JobSpec, trials: Sequence[Trial]) -> Check:
     """Without an expectation: where the policy was given good texts to learn from, the reward should at least rise."""
-    taught = job.emulator.policy == "replay" or getattr(job.emulator, "demonstrations", None)
+    taught = job.emulator.policy == "replay" or job.emulator.demonstrations
     values = [value for _, value in trials[0].metrics.get("reward", ())]
     if not taught or len(values) < 2:
         found = "no expectations given: `emulator.expect` says what must be learnt"

@@ -14,13 +14,16 @@ OVERRIDE = "--set"
 
 
 def place_of(check: Check) -> Finding | None:
-    """The row's place; relative to the repository ($GITHUB_WORKSPACE, else the working directory) if it is inside."""
+    """The row's place, its file as `relative` gives it."""
     if check.place is None or not check.place.file or check.place.file == OVERRIDE:
         return None
-    root = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve()
-    file = Path(check.place.file).resolve()
-    shown = file.relative_to(root) if file.is_relative_to(root) else file
-    return replace(check.place, file=str(shown))
+    return replace(check.place, file=relative(Path(check.place.file)))
+
+
+def relative(path: Path) -> str:
+    """The file as seen from the repository ($GITHUB_WORKSPACE, else the working directory), if it is inside."""
+    root, file = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve(), path.resolve()
+    return str(file.relative_to(root) if file.is_relative_to(root) else file)
 
 
 def shown(check: Check) -> str:

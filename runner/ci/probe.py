@@ -197,8 +197,6 @@ def _train(inputs: Inputs, data: Data, host: RewardHost, folder: Path, part: int
 
 def _without_faults(job: JobSpec) -> JobSpec:
     """What goes wrong on purpose is for the run itself, once."""
-    if not getattr(job.emulator, "faults", None):
-        return job
     return job.model_copy(update={"emulator": job.emulator.model_copy(update={"faults": []})})
 
 

@@ -35,7 +35,7 @@ class WarmLost(Exception):
 
 
 class Child:
-    """A process that the warm process forked; it holds the write end of `life` while it lives. Threads may share it."""
+    """A process that the warm process forked. It holds the write end of `life` while it lives. Threads share it."""
 
     def __init__(self, pid: int, life: int) -> None:
         self.pid = pid

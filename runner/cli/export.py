@@ -107,7 +107,9 @@ def _write_completions(handle: RunHandle, path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jsonl":
         return _write_lines(path, _flat_rows(handle))
-    return _write_parquet(path, _flat_rows(handle))
+    with handle.reading() as store:
+        scored = dict.fromkeys(f"rewards/{row.name}" for row in queries.outcomes(store, handle.id))
+    return _write_parquet(path, ({"id": item["id"], **scored, **item} for item in _flat_rows(handle)))
 
 
 def _write_lines(path: Path, items: Iterator[dict[str, Any]]) -> int:
@@ -116,7 +118,8 @@ def _write_lines(path: Path, items: Iterator[dict[str, Any]]) -> int:
 
 
 def _write_parquet(path: Path, items: Iterator[dict[str, Any]]) -> int:
-    """Columns as in JSON lines; `errors` and `reasons` as JSON text, for their names differ from row to row."""
+    """Columns as in JSON lines, for every reward that ever scored; `errors` and `reasons` as JSON text, for their names
+    differ from row to row."""
     pa: Any = import_module("pyarrow")  # half a second, and it has no types
     parquet: Any = import_module("pyarrow.parquet")
     n = 0

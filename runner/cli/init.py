@@ -29,7 +29,12 @@ def init(
 ) -> None:
     """Writes a job to start from. With job.yaml come rewards, sample data, an editor schema and a workflow for CI."""
     job = folder / "jobs" / template
-    files = {job / path.name: _adapted(path, template) for path in sorted(template_folder(template).iterdir())}
+    # pip compiles what it installs: beside a template's files there may be a __pycache__.
+    files = {
+        job / path.name: _adapted(path, template)
+        for path in sorted(template_folder(template).iterdir())
+        if path.is_file()
+    }
     _refuse_existing(list(files))
     shared = {folder / WORKFLOW: (PACKAGE / "templates" / "workflow.yml").read_text(), folder / SCHEMA: _schema()}
     kept = [path for path in shared if path.exists()]

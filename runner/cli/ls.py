@@ -30,7 +30,7 @@ def ls(
     from runner import api
 
     rows = api.runs(job=job, state=state, home=home)
-    wrong = _wrong_files(home) if state is None else []
+    wrong = wrong_files(home) if state is None else []
     wrong = [row for row in wrong if job in (None, row.name)]
     rewards = _rewards(rows, home)
     if json:
@@ -46,7 +46,7 @@ def ls(
         _show_wrong(wrong)
 
 
-def _wrong_files(home: Any) -> list[JobRow]:
+def wrong_files(home: Any) -> list[JobRow]:
     """Job files that `runner watch` can't run as they are now, as it saw them last."""
     from runner.cli.jobs import home_of
     from runner.store import queries
@@ -57,9 +57,10 @@ def _wrong_files(home: Any) -> list[JobRow]:
 
 def _show_wrong(rows: list[JobRow]) -> None:
     for row in rows:
-        first = row.errors[0] if row.errors else {"message": "the file is missing", "line": 0}
+        first: dict[str, Any] = row.errors[0] if row.errors else {"message": "the file is missing", "line": 0}
         place = f"{row.path}:{first['line']}" if first["line"] else row.path
-        note((row.state, "bold red"), clean_line(f"  {row.name}  {place}  {first['message']}"))
+        said = f"{first['field']}: {first['message']}" if first.get("field") else first["message"]
+        note((row.state, "bold red"), clean_line(f"  {row.name}  {place}  {said}"))
 
 
 def plain(row: RunRow) -> dict[str, Any]:

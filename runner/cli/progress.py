@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from runner.cli.out import Line, Part, console, is_terminal, note, plain, styled
 from runner.cli.text import clean, clean_line, clock, count, cut, plural
 from runner.cli.words import EMULATED
+from runner.queue.in_force import rewards_in_force
 from runner.rewards.versions import in_words
 from runner.store import queries
 from runner.store.rows import EventRow, RunRow
@@ -32,7 +33,7 @@ class Progress:
         self._run = run
         self._store = store
         spec = json.loads(run.spec)
-        self._rewards = list(spec["rewards"])[:MAX_REWARDS]
+        self._rewards = self._rewards_now()
         self._greedy = spec["evaluation"]["temperature"] == 0
         self._failing: set[str] = set()
         self._printed_at = 0.0
@@ -129,8 +130,12 @@ class Progress:
     def _version_changed(self, event: EventRow, data: dict[str, Any]) -> None:
         if data["number"] == 1 or not (told := in_words(data)):
             return
+        self._rewards = self._rewards_now()
         bad = data["state"] == "rejected"
         note(("rewards", "bold red" if bad else "magenta"), f"  {clean_line(told.partition(chr(10))[0])}")
+
+    def _rewards_now(self) -> list[str]:
+        return [reward.name for reward in rewards_in_force(self._store, self._run) if reward.is_live][:MAX_REWARDS]
 
     def _alert(self, event: EventRow, data: dict[str, Any]) -> None:
         note(("alert", "bold yellow"), clean_line(f" step {data['step']}: {data['message']} [{data['code']}]"))

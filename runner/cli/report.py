@@ -15,10 +15,11 @@ from typing import Any
 from runner.cli.out import Line, Part, say
 from runner.cli.progress import first_failure
 from runner.cli.text import arrow, clean, clean_line, count, duration, indent, number, plural, size, sparkline, table
-from runner.cli.words import badge, rewards_of, standing
+from runner.cli.words import badge, standing
 from runner.journal.states import Reason, State
 from runner.journal.words import ADVICE
 from runner.queue.home import Home, find_home
+from runner.queue.in_force import RewardInForce, rewards_in_force
 from runner.store import queries
 from runner.store.rows import CheckpointRow, GroupRow, RunRow
 from runner.store.store import Store
@@ -47,6 +48,7 @@ class Facts:
 
     run: RunRow
     spec: dict[str, Any]
+    rewards: list[RewardInForce]
     metrics: dict[str, Series]
     outcomes: list[tuple[str, str, int]]
     """Reward, outcome, number of calls."""
@@ -70,6 +72,7 @@ def read(store: Store, run: RunRow) -> Facts:
     return Facts(
         run=run,
         spec=json.loads(run.spec),
+        rewards=rewards_in_force(store, run),
         metrics=dict(queries.metrics(store, run.id)),
         outcomes=outcomes,
         failures={name: first_failure(store, run.id, name) for name in failed},
@@ -111,6 +114,7 @@ def plain(facts: Facts) -> dict[str, Any]:
         "digest": run.digest,
         "digest_note": run.digest_note,
         "metrics": {name: series[-1][1] for name, series in facts.metrics.items()},
+        "rewards": [asdict(reward) for reward in facts.rewards],
         "checkpoint": asdict(facts.checkpoint) if facts.checkpoint else None,
         "emulated": run.emulated,
         "differences": facts.differences,
@@ -159,8 +163,7 @@ def change(series: Series, ends: float) -> Change | None:
 
 def _learnt(facts: Facts) -> Iterator[Line]:
     """A table: the reward and every function, in training and on held-out prompts."""
-    rewards = rewards_of(facts.spec)
-    rows: list[tuple[str, ...]] = [*_rows(facts, rewards, "", ENDS), *_rows(facts, rewards, "eval/", 0.0)]
+    rows: list[tuple[str, ...]] = [*_rows(facts, "", ENDS), *_rows(facts, "eval/", 0.0)]
     if not rows:
         return
     n = max(1, int(len(facts.metrics.get("reward", ())) * ENDS))
@@ -173,9 +176,9 @@ def _learnt(facts: Facts) -> Iterator[Line]:
         yield [f"  eval: {plural(facts.held_out, 'held-out prompt')}{greedy}, first and last evaluation"]
 
 
-def _rows(facts: Facts, rewards: dict[str, dict[str, Any]], prefix: str, ends: float) -> Iterator[tuple[str, ...]]:
-    named = {"reward": "reward", **{name: f"rewards/{name}/mean" for name in rewards}}
-    for name, metric in named.items():
+def _rows(facts: Facts, prefix: str, ends: float) -> Iterator[tuple[str, ...]]:
+    roles = {f"rewards/{reward.name}/mean": (reward.name, _role(facts, reward)) for reward in facts.rewards}
+    for metric, (name, role) in {"reward": ("reward", ""), **roles}.items():
         found = change(facts.metrics.get(prefix + metric, ()), ends)
         if found is None:
             continue
@@ -185,13 +188,20 @@ def _rows(facts: Facts, rewards: dict[str, dict[str, Any]], prefix: str, ends: f
             number(found.first),
             arrow(found.first, found.last),
             number(found.last),
-            sparkline(found.values) if name == "reward" else _role(rewards[name]),
+            role or sparkline(found.values),
         )
 
 
-def _role(reward: dict[str, Any]) -> str:
-    weight = f"× {reward['weight']:g}" if reward["weight"] else "not optimised"
-    return f"{weight}, trusted" if reward["trusted"] else weight
+def _role(facts: Facts, reward: RewardInForce) -> str:
+    """`× 0.5, trusted, steps 12–40`: steps for one that was not in force all the time."""
+    parts = [f"× {reward.weight:g}" if reward.weight else "not optimised", *(["trusted"] if reward.trusted else [])]
+    steps = [step for step, _ in facts.metrics.get(f"rewards/{reward.name}/mean", ())]
+    whole = [step for step, _ in facts.metrics.get("reward", ())]
+    if steps and whole and steps[0] > whole[0]:
+        parts.append(f"from step {steps[0]}")
+    if steps and not reward.is_live:
+        parts.append(f"until step {steps[-1]}")
+    return ", ".join(parts)
 
 
 def _observations(facts: Facts) -> Iterator[Line]:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from runner.cli import report
+from runner.cli.boundary import INVALID
 from runner.cli.ls import plain as plain_run
+from runner.cli.ls import wrong_files
 from runner.cli.options import HomeOption, JsonOption, RunArgument
 from runner.cli.out import Line, say, say_json
-from runner.cli.text import clean_line, duration, size, table
+from runner.cli.text import ago, clean_line, duration, size, table
 from runner.queue.home import Home
+from runner.spec.errors import Finding, render
 from runner.spec.model import JobSpec, dump
 from runner.spec.resolve import differences
 from runner.store import queries
-from runner.store.rows import AttemptRow, CheckpointRow, RewardVersionRow, RunRow
+from runner.store.errors import UnknownRun
+from runner.store.rows import AttemptRow, CheckpointRow, JobRow, RewardVersionRow, RunRow
 
 if TYPE_CHECKING:
     from runner.queue.publish import Drift
@@ -40,7 +47,14 @@ def show(run: RunArgument, home: HomeOption = None, json: JsonOption = False) ->
     from runner import api
     from runner.queue.publish import drift, live_version
 
-    handle = api.open_run(run, home=home)
+    wrong = {row.name: row for row in wrong_files(home)}
+    try:
+        handle = api.open_run(run, home=home)
+    except UnknownRun:
+        if run not in wrong:
+            raise
+        _show_file(wrong[run], json)
+        raise typer.Exit(INVALID) from None
     row = handle.row
     with handle.reading() as store:
         versions = queries.reward_versions(store, row.id)
@@ -52,13 +66,30 @@ def show(run: RunArgument, home: HomeOption = None, json: JsonOption = False) ->
             versions=versions,
             drift=drift(handle.home.run(row.id), live) if live else None,
         )
+    file = wrong.get(row.job)
     if json:
-        say_json(_plain(whole))
+        say_json(_plain(whole) | {"job_file": asdict(file) if file else None})
         return
+    if file:
+        _show_file(file, json)
+        say()
     for line in _record(whole, handle.home):
         say(*line)
     say()
     report.show(whole.facts, handle.home)
+
+
+def _show_file(file: JobRow, json: bool) -> None:
+    """A job file that `runner watch` can't run as it is now; a run that it had goes on as it was."""
+    if json:
+        say_json({"job_file": asdict(file)})
+        return
+    say(
+        (file.state, "bold red"),
+        clean_line(f"  {file.path}, as `runner watch` saw it {ago(time.time() - file.seen_at)}"),
+    )
+    for line in render(Finding(**error) for error in file.errors).splitlines():
+        say(f"  {clean_line(line)}")
 
 
 def _record(whole: Whole, home: Home) -> Iterator[Line]:

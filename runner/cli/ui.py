@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import webbrowser
 from typing import Annotated
@@ -95,6 +96,7 @@ def _refuse_open_doors(loopback: bool, host: str, allowed: list[str], token: boo
 def _tell(link: str, loopback: bool, token: bool, port: int) -> None:
     """The link is the result; what a person should know about it goes to stderr."""
     say(link)
+    sys.stdout.flush()  # a pipe would keep it until the end, and this goes on
     if not token:
         note(("no token: ", "bold yellow"), "every user of this machine can see, start and end runs here")
     else:

@@ -14,9 +14,9 @@ from typing import Any
 
 from runner.api import RunHandle
 from runner.ci import artifacts, github
-from runner.ci.checks import Check, Result, Trial, Verdict
+from runner.ci.checks import AS_ASKED, Check, Result, Trial, Verdict
 from runner.ci.halt import Halt
-from runner.ci.html import is_mean, page
+from runner.ci.html import is_mean, is_told, page
 from runner.ci.junit import junit
 from runner.ci.place import shown
 from runner.cli import report
@@ -61,6 +61,8 @@ def show_findings(result: Result) -> None:
 def show(result: Result, *, whole: bool) -> None:
     """The verdict of one job, to stdout: behind the report of its run (`whole`), or in a few lines."""
     if result.findings:
+        if not whole:
+            say(EMULATED, "  ", (clean_line(result.job), "bold"), "  ", ("invalid, see above", "red"))
         return
     several = len(result.trials) > 1
     for trial in result.trials:
@@ -107,7 +109,7 @@ def _lines(result: Result) -> Iterator[Line]:
     """How many rows of each verdict, and every row that a person should see."""
     counts = [f"{n} {word}" for verdict, word in COUNTED.items() if (n := result.count(verdict))]
     yield [("checks", "bold"), f"     {', '.join(counts)}"]
-    rows = [check for check in result.checks if _is_told(check)]
+    rows = [check for check in result.checks if is_told(check) and not _is_difference(check)]
     cells = [(_name(check), clean_line(check.found), shown(check)) for check in rows]
     for check, text in zip(rows, table(cells), strict=True):
         yield ["  ", SIGNS[check.verdict], f" {clean_line(text)}"]
@@ -117,11 +119,9 @@ def _name(check: Check) -> str:
     return clean_line(f"{check.name}  {check.asked}".strip())
 
 
-def _is_told(check: Check) -> bool:
-    """Differences are told by the report, unless they fail."""
-    if check.verdict.is_failure or check.tier == "learning":
-        return True
-    return check.verdict is Verdict.WARNED and check.name != "as asked"
+def _is_difference(check: Check) -> bool:
+    """The report tells those, unless they fail."""
+    return check.name == AS_ASKED and not check.verdict.is_failure
 
 
 def plain(result: Result) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from runner.cli.out import Part
 from runner.journal.states import State
 from runner.journal.words import WORDS
@@ -30,9 +28,3 @@ def standing(run: RunRow) -> list[Part]:
     """The state, and the reason in words."""
     state: Part = (str(run.state), STYLES.get(run.state, ""))
     return [state, f": {WORDS[run.reason]}"] if run.reason else [state]
-
-
-def rewards_of(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The job's rewards by name: weight, trusted and the rest."""
-    rewards: dict[str, dict[str, Any]] = spec.get("rewards", {})
-    return rewards

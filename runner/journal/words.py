@@ -7,7 +7,7 @@ from runner.journal.states import Reason
 WORDS = {
     Reason.FINISHED: "all steps are done",
     Reason.GOAL_REACHED: "the goal of `stop:` is reached",
-    Reason.EXPECT_NOT_MET: "it ran to the end, and what `expect:` asks did not come",
+    Reason.EXPECT_NOT_MET: "it ran to the end, and what `expect:` asks was not reached",
     Reason.TIME_LIMIT: "`limits.max_duration` is used up",
     Reason.TOKEN_LIMIT: "`limits.max_tokens` is used up",
     Reason.REWARD_ERROR: "the rewards failed",

@@ -46,6 +46,9 @@ class Live:
         """Id of the latest event."""
         self.version = 0
         """Counts up whenever anything in the database has changed."""
+        self._runs: set[str] = set()
+        self.gone: dict[str, int] = {}
+        """Run that was deleted → `version` since when it is. No event tells of it."""
         self.problems: dict[str, str] = {}
         """Run → why its records can't be taken in."""
         self.streams = 0
@@ -82,6 +85,9 @@ class Live:
         version: int = store.db.conn.execute("PRAGMA data_version").fetchone()[0]
         if version != seen:
             self.seq = queries.last_event(store)
+            runs = queries.ids(store)
+            self.gone |= dict.fromkeys(self._runs - runs, self.version + 1)
+            self._runs = runs
             self.version += 1
         return version
 
@@ -149,8 +155,9 @@ async def _stream(live: Live, after: int | None) -> AsyncIterator[str]:
         while not live.closing:
             seq = live.seq
             if live.version != seen or seq != cursor:
+                gone = [run for run, version in live.gone.items() if version > seen]
                 seen = live.version
-                runs = await asyncio.to_thread(_changed, live, cursor)
+                runs = [*await asyncio.to_thread(_changed, live, cursor), *gone]
                 cursor, said = seq, time.monotonic()
                 yield f"event: changed\nid: {seq}\ndata: {json.dumps({'runs': runs, 'seq': seq})}\n\n"
                 await asyncio.sleep(EVENT_SECONDS)

@@ -159,6 +159,8 @@ class MetricSeries(Model):
 
 
 class MetricTable(Model):
+    size: int
+    """Steps in a bucket."""
     series: dict[str, MetricSeries]
 
 

@@ -16,6 +16,7 @@ from runner.journal.words import WORDS
 from runner.monitor import models
 from runner.monitor.advice import next_action
 from runner.monitor.reading import BIG, Limit, OfRun, Reading, api_router, settings_of
+from runner.queue.in_force import rewards_in_force
 from runner.spec.resolve import differing
 from runner.store import charts, queries
 from runner.store.rows import RunRow
@@ -94,7 +95,7 @@ def run(store: Reading, row: OfRun) -> models.RunDetail:
             "reward": charts.sparklines(store, [row])[row.id],
             "spec": spec,
             "differences": [item for event in found[-1:] if event.data for item in event.data["items"]],
-            "rewards": _rewards(spec),
+            "rewards": [asdict(reward) for reward in rewards_in_force(store, row)],
             "attempts": store.attempts(row.id),
             "checkpoints": queries.checkpoints(store, row.id),
             "versions": queries.reward_versions(store, row.id),
@@ -103,19 +104,6 @@ def run(store: Reading, row: OfRun) -> models.RunDetail:
             "splits": [split for split in SPLITS if queries.has_rollouts(store, row.id, split)],
         }
     )
-
-
-def _rewards(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    rewards: dict[str, dict[str, Any]] = spec.get("rewards", {})
-    return [
-        {
-            "name": name,
-            "weight": reward.get("weight", 1.0),
-            "trusted": reward.get("trusted", False),
-            "on_error": reward.get("on_error"),
-        }
-        for name, reward in rewards.items()
-    ]
 
 
 def _alerts(store: Store, row: RunRow) -> list[dict[str, Any]]:
@@ -130,12 +118,17 @@ def metrics(
     names: str = "",
     first: Annotated[int, Query(alias="from", ge=0, lt=BIG)] = 0,
     last: Annotated[int | None, Query(alias="to", ge=0, lt=BIG)] = None,
+    size: Annotated[int | None, Query(ge=1, lt=BIG)] = None,
     points: Annotated[int, Query(ge=2, le=4000)] = 600,
 ) -> models.MetricTable:
-    """Metrics in buckets of steps. `names`: separated by commas; all when empty."""
+    """Metrics in buckets of steps. `names`: separated by commas; all when empty. For what came since an answer, ask
+    with its `size`, `from` the beginning of its last whole bucket."""
     wanted = [name for name in names.split(",") if name]
-    found = charts.series(store, row, wanted, first=first, last=last, points=points)
-    return models.MetricTable(series={name: models.MetricSeries.model_validate(one) for name, one in found.items()})
+    found = charts.series(store, row, wanted, first=first, last=last, size=size, points=points)
+    return models.MetricTable(
+        size=size or charts.width(first, row.last_step if last is None else last, points),
+        series={name: models.MetricSeries.model_validate(one) for name, one in found.items()},
+    )
 
 
 @router.get("/runs/{run_id}/markers")

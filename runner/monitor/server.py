@@ -1,4 +1,10 @@
-"""The running monitor: a bound socket, and uvicorn in a thread behind it."""
+"""The running monitor: a bound socket, and uvicorn in a thread behind it.
+
+For whoever has a process of its own, as `runner ui` and `runner watch`: `Monitor(settings, host=…, port=…)` serves at
+once from threads of that process and installs no signal handlers, `link()` is what to show, `close()` ends it within
+seconds. Of several monitors of one home each has its own port and all take the same token; where a port is taken,
+`serves(settings, port)` tells whether by a monitor of this home, whose pages then show the same.
+"""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ ended. So nothing is lost when the process that started a run dies.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -132,12 +133,18 @@ def follow(home: Home, store: Store, run_id: str, after: int = 0) -> Iterator[Ev
             time.sleep(POLL_SECONDS)
 
 
-def conclude(home: Home, store: Store, run_id: str) -> bool:
-    """Takes in what a run has recorded and, when its processes are gone, its end. Whether it has ended."""
-    store.ingest(run_id)
+def conclude(home: Home, store: Store, run_id: str, seconds: float = math.inf) -> bool:
+    """Takes in what a run has recorded and, when its processes are gone, its end. Whether it has ended.
+
+    After about so many seconds it leaves the rest, and with it the end, for the next time.
+    """
+    is_behind = not store.catch_up(run_id, seconds)
     run = store.run(run_id)
     if not run.state.is_live:
         return True
+    if is_behind:
+        _note_running(store, run)
+        return False
     folder = home.run(run_id)
     lock = folder.take_lock()
     if lock is None:

@@ -121,11 +121,10 @@ def prepare(loaded: Loaded, request: dict[str, Any], index: int, position: int, 
 
 def fresh(value: Any) -> Any:
     """A copy of parsed JSON: a call may change what it is given."""
-    kind = type(value)
-    if kind is dict:
-        return {key: fresh(item) for key, item in value.items()}
-    if kind is list:
-        return [fresh(item) for item in value]
+    if isinstance(value, dict):
+        return {key: fresh(item) for key, item in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [fresh(item) for item in cast("list[Any]", value)]
     return value
 
 

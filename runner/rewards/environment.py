@@ -154,10 +154,10 @@ def _names_passed_on() -> list[str]:
 
 
 def _failure(said: str) -> Finding:
-    told = [line for line in without_passwords(said).strip().split("\n") if not line.startswith("Using Python ")]
-    text = "\n".join(told)
+    told = [line.strip() for line in without_passwords(said).split("\n") if not line.startswith("Using Python ")]
+    text = " ".join(line.removeprefix("error: ").removeprefix("cause: ") for line in told if line)
     hint = "check the names and versions in `packages:`, and that the index is reached (`runner doctor`)"
-    return Finding(code="packages", message=f"the packages can't be installed:\n{text}", hint=hint, field="packages")
+    return Finding(code="packages", message=f"the packages can't be installed: {text}", hint=hint, field="packages")
 
 
 def without_passwords(text: str) -> str:

@@ -219,9 +219,11 @@ class RewardHost:
         self._zygote.kill()
         self._zygote.close()
         self._zygote = None
+        failed_starts = self._failed_starts
         for worker in self._workers[:]:
             worker.kill()
             self._bury(worker, "lost its parent process")
+        self._failed_starts = failed_starts  # those that were starting are not to blame
         self._lost += 1
         self._start_error = LoadFailure(f"the parent process of the workers was lost {self._lost} times")
         self._revive()

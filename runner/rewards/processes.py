@@ -127,15 +127,20 @@ class Worker:
 
     def call(self, number: int) -> Call | None:
         """The call that an answer with this number is to; None if it can't be."""
-        current = self.current
-        if current is None or current.number == number:
-            return current
-        others = self.messages if self.runs_together else ()
-        return next((message[0] for message in others if message[0].number == number), None)
+        for message in self.messages:
+            if message[0].number == number:
+                return message[0]
+            if not self.runs_together:
+                break
+        return None
 
     def work(self, pace: Sequence[float]) -> float:
         """Seconds that its unanswered calls may take. `pace`: of a call, by function."""
-        return sum(pace[call.function] + CALL_SECONDS for message in self.messages for call in message)
+        if self.team is None:
+            return 0.0
+        functions = self.team.functions
+        mean = sum(pace[function] for function in functions) / len(functions)
+        return sum(map(len, self.messages)) * (mean + CALL_SECONDS)
 
     def is_idle_for(self, team: Team) -> bool:
         """Whether a message of the team would be worked on at once."""
@@ -188,14 +193,15 @@ class Worker:
 
     def answered(self, call: Call) -> None:
         """The call is answered; the next one runs from now."""
-        if self.current is call:
-            self.messages[0].popleft()
-            if not self.messages[0]:
+        first = self.messages[0]
+        if first[0] is call:
+            first.popleft()
+            if not first:
                 self.messages.popleft()
         else:
             self.messages.remove(deque([call]))
         if self.state is not State.DYING:
-            self.enter(State.READY)
+            self.state, self.since = State.READY, time.monotonic()
 
     def unstarted(self) -> list[Call]:
         """The calls behind the current one."""
@@ -311,7 +317,7 @@ class Zygote:
                     break
             report = hello(frames[0]) if frames else Hello(error=self._exit_text())
         except TimeoutError:
-            report = Hello(error=self._hang_text(output))
+            report = self._hang(output)
         except ProtocolError as error:
             report = Hello(error=f"the import wrote to the runner's channel: {error}")
         if report.error is not None:
@@ -326,13 +332,15 @@ class Zygote:
         self._process.wait()
         return f"the import ended its process: it {how_it_ended(self._process.returncode)}"
 
-    def _hang_text(self, output: int) -> str:
+    def _hang(self, output: int) -> Hello:
         printed = os.fstat(output).st_size
         self._process.send_signal(signal.SIGUSR1)
         time.sleep(0.1)
         stack = readable_stack(os.pread(output, 16384, printed).decode(errors="replace"), self._folder)
         os.ftruncate(output, printed)
-        return f"the import took longer than {START_SECONDS:g} s{stack}"
+        text = f"the import took longer than {START_SECONDS:g} s{stack}"
+        place = re.search(r"^  ([^/<].*):(\d+) in ", stack, re.MULTILINE)
+        return Hello(error=text, file=place[1], line=int(place[2])) if place else Hello(error=text)
 
 
 def environment(scratch: Path) -> dict[str, str]:

@@ -61,9 +61,15 @@ class Capture:
         if self._at != OUTPUT_STARTS:
             os.ftruncate(self._fd, 0)
             self._at = os.lseek(self._fd, OUTPUT_STARTS, os.SEEK_SET)
-        if _is_closed(self._out) or _is_closed(self._err):
+        if self._is_closed():
             self._out, self._err = _stream(1), _stream(2)
         sys.stdout, sys.stderr = self._out, self._err
+
+    def _is_closed(self) -> bool:
+        try:
+            return self._out.closed or self._err.closed
+        except ValueError:  # detached
+            return True
 
     def text(self) -> str | None:
         self._at = os.lseek(self._fd, 0, os.SEEK_CUR)
@@ -80,13 +86,6 @@ class Capture:
 def _stream(fd: int) -> io.TextIOWrapper:
     raw: Any = open(fd, "wb", buffering=0, closefd=False)  # noqa: SIM115
     return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
-
-
-def _is_closed(stream: io.TextIOWrapper) -> bool:
-    try:
-        return stream.closed
-    except ValueError:  # detached
-        return True
 
 
 class Connection:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
-from typing import Any
+from functools import lru_cache
+from itertools import pairwise
+from typing import cast
+
+import msgspec
 
 from runner.store.queries import Where
 from runner.store.rows import RunRow
@@ -52,33 +55,77 @@ def width(first: int, last: int, points: int) -> int:
 
 
 def series(
-    store: Store, run: RunRow, wanted: Sequence[str] = (), *, first: int = 0, last: int | None = None, points: int = 600
+    store: Store,
+    run: RunRow,
+    wanted: Sequence[str] = (),
+    *,
+    first: int = 0,
+    last: int | None = None,
+    size: int | None = None,
+    points: int = 600,
 ) -> dict[str, Series]:
-    """The metrics of these names (all, when none are given), each with about as many buckets as asked for."""
+    """The metrics of these names (all, when none are given), each with about as many buckets as asked for.
+
+    `size`: steps in a bucket, instead; for what has come since an earlier call. The buckets then are that call's, if
+    `first` is a multiple of it.
+    """
     end = run.last_step if last is None else last
     where = Where()
     where.add("run_id = ?", run.id)
     if wanted:
         where.add("name IN (SELECT value FROM json_each(?))", json.dumps(list(wanted)))
     where.add("step BETWEEN ? AND ?", first, end)
+    # A row for each metric: SQLite would sort all values to put them into buckets. Within a row they come in the order
+    # of the table's key, which ends with the step.
     sql = (
-        "SELECT name, min(step), avg(value), min(value), max(value), count(*) - count(value) "
-        f"FROM metrics WHERE {where} GROUP BY name, CASE WHEN step <= ? OR step >= ? THEN -1 - step ELSE step / ? END "
-        "ORDER BY name, min(step)"
+        "SELECT name, json_group_array(step), json_group_array(CASE WHEN abs(value) < 1e308 THEN value END) "
+        f"FROM metrics WHERE {where} GROUP BY name"
     )
-    rows = store.db.conn.execute(sql, [*where.params, first, end, width(first, end, points)])
-    return {name: _series(list(group)) for name, group in groupby(rows, itemgetter(0))}
+    rows = store.db.conn.execute(sql, where.params)
+    bounds = first if size is None else -1, end, size or width(first, end, points)
+    return {name: _series(_STEPS.decode(steps), _VALUES.decode(values), *bounds) for name, steps, values in rows}
 
 
-def _series(buckets: Sequence[tuple[Any, ...]]) -> Series:
-    _, steps, values, lows, highs, missing = (list(column) for column in zip(*buckets, strict=True))
-    infinite = sum(value in (math.inf, -math.inf) for value in values)  # an infinite step makes an infinite mean
-    if infinite:
-        values, lows, highs = (
-            [None if value is None or math.isinf(value) else value for value in column]
-            for column in (values, lows, highs)
-        )
-    return Series(steps=steps, values=values, lows=lows, highs=highs, nonfinite=sum(missing) + infinite)
+_STEPS = msgspec.json.Decoder(tuple[int, ...])
+_VALUES = msgspec.json.Decoder(list[float | None])
+
+
+def _series(steps: tuple[int, ...], values: list[float | None], first: int, last: int, size: int) -> Series:
+    """A value that is not finite is None."""
+    known = cast("list[float]", values)
+    missing = values.count(None)
+    if size == 1:
+        return Series(steps=list(steps), values=values, lows=values, highs=values, nonfinite=missing)
+    places = _places(steps, first, last, size)
+    buckets = [known[begin:end] for begin, end in pairwise([*places, len(steps)])]
+    if missing:
+        return _with_gaps([steps[place] for place in places], buckets, missing)
+    return Series(
+        steps=[steps[place] for place in places],
+        values=[sum(bucket) / len(bucket) for bucket in buckets],
+        lows=list(map(min, buckets)),
+        highs=list(map(max, buckets)),
+        nonfinite=0,
+    )
+
+
+def _with_gaps(steps: list[int], buckets: Sequence[Sequence[float | None]], missing: int) -> Series:
+    finite = [[value for value in bucket if value is not None] for bucket in buckets]
+    return Series(
+        steps=steps,
+        values=[sum(bucket) / len(bucket) if bucket else None for bucket in finite],
+        lows=[min(bucket) if bucket else None for bucket in finite],
+        highs=[max(bucket) if bucket else None for bucket in finite],
+        nonfinite=missing,
+    )
+
+
+@lru_cache(maxsize=4)
+def _places(steps: tuple[int, ...], first: int, last: int, size: int) -> tuple[int, ...]:
+    """Where among the steps a bucket begins. Most metrics of a run have the same steps."""
+    edges = {first + 1, last, *range(steps[0] - steps[0] % size, last, size)}
+    found = sorted({0} | {bisect_left(steps, edge) for edge in edges})
+    return tuple(place for place in found if place < len(steps))
 
 
 def sparklines(store: Store, runs: Sequence[RunRow], metric: str = "reward") -> Mapping[str, list[tuple[int, float]]]:

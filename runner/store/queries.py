@@ -258,6 +258,11 @@ def events(
     return store.fetch(EventRow, sql, [*where.params, limit])
 
 
+def ids(store: Store) -> set[str]:
+    """Of all runs."""
+    return {run_id for (run_id,) in store.db.conn.execute("SELECT id FROM runs")}
+
+
 def last_event(store: Store, run_id: str | None = None) -> int:
     """Id of the latest event, to follow from here on; 0 when nothing has happened."""
     where = Where()

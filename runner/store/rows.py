@@ -114,7 +114,7 @@ class JobRow:
     name: str
     path: str
     revision: str | None
-    """None while the file is invalid."""
+    """Of its last sound version; None for a file that has had none."""
     state: str
     errors: list[Any]
     seen_at: float

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -188,12 +189,8 @@ class Store:
             waiting = f"{run_id}: {claim.waiting}"
         return Claim(run=None, waiting=waiting)
 
-    def waiting(self, run_id: str, detail: str) -> None:
-        """Notes what a queued run waits for, as in `no GPU`. Nothing happens to a run that isn't queued."""
-        self.waiting_all({run_id: detail})
-
     def waiting_all(self, details: Mapping[str, str]) -> None:
-        """Notes for several runs what they wait for."""
+        """Notes of queued runs what they wait for, as in `no GPU`. Nothing happens to a run that isn't queued."""
         sql = "UPDATE runs SET detail = ? WHERE id = ? AND state = 'queued'"
         with self.writing() as conn:
             conn.executemany(sql, [(detail, run_id) for run_id, detail in details.items()])
@@ -259,17 +256,25 @@ class Store:
         made first and each file is then read to its end. Raises JournalError; earlier transactions are kept.
         """
         run = self.run(run_id)
-        return sum(self._ingest_attempt(run, n) for n in self.folder(run).attempts())
+        return sum(self._ingest_attempt(run, n, math.inf)[0] for n in self.folder(run).attempts())
 
-    def _ingest_attempt(self, run: RunRow, n: int) -> int:
-        """Reads outside the transaction and drops what it read if another ingester was faster."""
+    def catch_up(self, run_id: str, seconds: float) -> bool:
+        """As `ingest`, for about so many seconds. Whether there was nothing left."""
+        run, deadline = self.run(run_id), time.monotonic() + seconds
+        return all(self._ingest_attempt(run, n, deadline)[1] for n in self.folder(run).attempts())
+
+    def _ingest_attempt(self, run: RunRow, n: int, deadline: float) -> tuple[int, bool]:
+        """How many events, and whether that was all. Reads outside the transaction and drops what it read if another
+        ingester was faster."""
         path = self.folder(run).journal(n)
         total = 0
         while True:
             start = self._offset(run.id, n)
             chunk = ingest.read_chunk(path, start or 0)
             if not chunk.events and start is not None:
-                return total
+                return total, True
+            if total and time.monotonic() > deadline:
+                return total, False
             with self.writing() as conn:
                 insert_attempt(conn, run.id, n)
                 if self._offset(run.id, n) != (start or 0):
@@ -319,10 +324,12 @@ class Store:
         now = time.time()
         self.db.conn.execute(
             "UPDATE runs SET state = ?, reason = ?, detail = ?, error = ?, want = ?, "
-            "started_at = coalesce(started_at, ?), ended_at = ? WHERE id = ?",
+            "started_at = coalesce(started_at, (SELECT min(started_at) FROM attempts WHERE ? AND run_id = runs.id), "
+            "?), ended_at = ? WHERE id = ?",
             (
                 to, reason, detail, error,
                 "run" if run.state is State.HELD and to is State.QUEUED else run.want,
+                to is State.RUNNING,  # its beginning may be read long after it was
                 now if to is State.RUNNING else None,
                 now if to.is_final else None,
                 run.id,

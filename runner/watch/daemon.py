@@ -61,6 +61,7 @@ class Watch:
 
     def __init__(self, home: Home, options: Options, log: Log) -> None:
         self._home, self._options, self._log = home, options, log
+        _refuse_what_is_no_home(home)
         _refuse_network(home)
         home.state.mkdir(exist_ok=True)
         self._lock = take_lock(home)
@@ -239,6 +240,12 @@ class Watch:
 
     def _signal_code(self) -> int:
         return 128 + self._wake.stops[0] if self._options.once else 0
+
+
+def _refuse_what_is_no_home(home: Home) -> None:
+    """A folder that was never one is a mistake; one whose jobs/ is away for now is waited for."""
+    if not home.jobs.is_dir() and not home.state.is_dir():
+        raise EnvironmentUnfit(f"{home.jobs} is not there. `runner init` makes it; --home names a folder that has one.")
 
 
 def _refuse_network(home: Home) -> None:

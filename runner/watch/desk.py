@@ -291,7 +291,8 @@ class Desk:
         if self._records.put(status):
             first = next(iter(findings))
             place = f"{self._shown(path)}:{first.line}" if first.line else self._shown(path)
-            self._log("invalid", level="warning", job=name, at=place, error=first.message, hint=first.hint or None)
+            error = ": ".join(text for text in (first.field, first.message) if text)
+            self._log("invalid", level="warning", job=name, at=place, error=error, hint=first.hint or None)
 
     def _own_name(self, path: Path) -> str:
         """A name for a file that has none that holds: the folder's or its own, else its path."""

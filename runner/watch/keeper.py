@@ -25,6 +25,8 @@ from runner.watch.config import Config
 from runner.watch.desk import Desk
 from runner.watch.log import Level, Log
 
+INGEST_SECONDS = 0.5
+"""For one run in one round: a watch that finds hours of records takes them in without neglecting the rest."""
 HELD_EVERY_SECONDS = 1.0
 STALL_EVERY_SECONDS = 10.0
 _TOLD = ("transition", "alert", "version_changed")
@@ -85,7 +87,7 @@ class Keeper:
 
     def _conclude(self, run_id: str) -> bool:
         try:
-            return local.conclude(self._home, self._store, run_id)
+            return local.conclude(self._home, self._store, run_id, INGEST_SECONDS)
         except JournalError as error:
             if run_id not in self._broken:
                 self._broken.add(run_id)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from runner.backends import Backend, load_backend
+from runner.grpo.reload import Past, Reload
 from runner.grpo.run import Run
 from runner.grpo.types import Reason
+from runner.journal.events import VersionChanged
+from runner.journal.log import Journal, read_types
+from runner.rewards.bundle import build
 from runner.rewards.contract import GroupCall, Outcome, Score
-from runner.spec.model import JobSpec
+from runner.rewards.host import RewardHost
+from runner.rewards.versions import Shelf
+from runner.spec.model import JobSpec, Reward
 from tests.backends.kit import Function, batches, events_of, make_job, make_run, metrics, questions
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -275,3 +283,85 @@ def test_another_reward_version_scores_from_its_step_on_and_never_an_evaluation_
     for batch in batches(tmp_path)[2:]:
         for rollout in (rollout for group in batch.groups for rollout in group.rollouts):
             assert rollout.reward == 0.5 + len(rollout.completion)
+
+
+class Editor:
+    """Edits the rewards while it trains: before a step, and the step waits until the trainer has made up its mind."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._shelf = folder, Shelf(folder / "rewards")
+        self._told = folder / "versions.jsonl"
+        self.first = self.publish("len(c)")
+        past = Past(numbers={}, switches={}, rejected={}, failed={})
+        self.reload = Reload(self._shelf, past, 0, Journal(self._told), partial(RewardHost, seed=0))
+        self.scorer = self.reload.active
+
+    def publish(self, value: str, *, more: str = "") -> str:
+        (self._folder / "rewards.py").write_text(f"def score(p, c, e):\n    return {value}\n{more}")
+        names = ["score", "more"] if more else ["score"]
+        version = build({name: Reward(fn=f"rewards.py:{name}") for name in names}, self._folder)
+        self._shelf.publish(version, "edit")
+        return version.sha256
+
+    def states(self) -> list[tuple[int, str]]:
+        events = read_types(self._told, "version_changed") if self._told.exists() else ()
+        return [(event.number, event.state) for event in events if isinstance(event, VersionChanged)]
+
+    def turn(self, step: int) -> RewardHost:
+        match step:
+            case 2:
+                self.publish("-len(c)")
+                self._until((2, "staged"))
+            case 3:
+                self.publish("1 / 0")
+                self._until((3, "rejected"))
+            case 4:
+                self.publish("len(c)", more="def more(p, c, e):\n    return e['number']\n")
+                self._until((4, "staged"))
+            case 5:
+                self._shelf.want(self.first, "rollback")
+                self._until((1, "staged"))
+            case _:
+                pass
+        return self.reload.turn(step)
+
+    def keep(self, calls: Sequence[GroupCall], scores: Sequence[Sequence[Score]]) -> None:
+        self.reload.keep(calls, scores)
+
+    def roll_back(self, error: str) -> bool:
+        return self.reload.roll_back(error)
+
+    def _until(self, state: tuple[int, str]) -> None:
+        deadline = time.monotonic() + 30
+        while state not in self.states():
+            assert time.monotonic() < deadline, (state, self.states())
+            time.sleep(0.01)
+
+
+def test_edits_go_live_are_refused_add_a_reward_and_are_rolled_back(
+    case: tuple[Backend, Callable[..., JobSpec]], tmp_path: Path
+) -> None:
+    backend, job = case
+    editor = Editor(tmp_path)
+    with editor.reload:
+        editor.reload.begin(None)
+        run = make_run(tmp_path, job(steps=5), scorer=editor.scorer, switch=editor)
+        backend.train(job(steps=5), run)
+    assert run.finish()[0] is Reason.FINISHED
+    numbers = {version: n for n, version in enumerate(dict.fromkeys(b.reward_version for b in batches(tmp_path)), 1)}
+    assert [(batch.step, numbers[batch.reward_version]) for batch in batches(tmp_path)] == [
+        (1, 1), (2, 2), (3, 2), (4, 3), (5, 1),
+    ]  # fmt: skip
+    sign = {1: 1, 2: -1, 3: 1}
+    for batch in batches(tmp_path):
+        for group in batch.groups:
+            for rollout in group.rollouts:
+                values = {score.name: score.value for score in rollout.scores}
+                expected = {"score": float(sign[numbers[batch.reward_version]] * len(rollout.completion))}
+                more = {"more": float(group.example_id)} if batch.step == 4 else {}
+                assert values == expected | more
+    of_steps = {event.step: event.metrics for event in metrics(tmp_path) if "loss" in event.metrics}
+    assert [step for step, found in of_steps.items() if "rewards/more/mean" in found] == [4]
+    assert [state for state in editor.states() if state[1] == "active"] == [
+        (1, "active"), (2, "active"), (4, "active"), (1, "active"),
+    ]  # fmt: skip

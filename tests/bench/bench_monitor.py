@@ -4,7 +4,8 @@
 
 The store is filled by this script, with one run of that many completions (three reward functions each), unless `--home`
 has one from an earlier call. Targets: p95 of every page that an index answers ≤ 50 ms; the first hit of a search within
-the run, a word that one in 100,000 completions has, ≤ 1 s.
+the run, a word that one in 100,000 completions has, ≤ 1 s; the first paint of the run's page, and its first graph, in a
+fresh browser ≤ 1 s.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from runner.monitor.settings import Settings
 from runner.store.ingest import rollout_ids
 from runner.store.rows import Submission
 from runner.store.store import Store
+from tests.monitor.browser import PATIENT, launched
 
 PER_STEP, PER_GROUP, EXAMPLES = 1000, 8, 5000
 REWARDS = ("format", "equation", "length")
 METRICS = ("reward", "reward_std", "kl", "entropy", "loss", *(f"m{i}" for i in range(35)))
 RARE_EVERY = 100_000
-PAGE_MS, SEARCH_MS = 50.0, 1000.0
+PAGE_MS, SEARCH_MS, PAINT_MS = 50.0, 1000.0, 1000.0
+PAINTS = 5
 
 
 def fill(home: Path, completions: int) -> None:
@@ -113,7 +116,8 @@ def pages(steps: int) -> dict[str, Callable[[], str]]:
         "runs": lambda: "runs",
         "run": lambda: run,
         "steps": lambda: f"{run}/steps",
-        "metrics of a page": lambda: f"{run}/metrics?names={','.join(METRICS[:20])}",
+        "metrics of a page": lambda: f"{run}/metrics?names={','.join(METRICS[:20])}&points=400",
+        "metrics since then": lambda: f"{run}/metrics?names={','.join(METRICS[:20])}&size=4&from={(step() // 4) * 4}",
         "markers": lambda: f"{run}/markers",
         "prompts": lambda: f"{run}/prompts?after={behind(random.randrange(EXAMPLES))}",
         "a step": lambda: f"{run}/completions?step={step()}",
@@ -146,6 +150,20 @@ def search(client: Client, text: str) -> tuple[float, float, int]:
         after = f"&after={quote(answer['next'])}"
 
 
+def paint(monitor: Monitor, place: str) -> tuple[float, float]:
+    """Milliseconds to the first contentful paint, and to the first graph or table, in a tab without a cache."""
+    with launched() as browser:
+        tab = browser.new_context()
+        page = tab.new_page()
+        start = time.perf_counter()
+        page.goto(f"{monitor.url}#/{place}")
+        page.wait_for_selector("main canvas, main table.rows tbody tr", timeout=PATIENT)
+        shown = (time.perf_counter() - start) * 1000
+        first = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+        tab.close()
+        return float(first), shown
+
+
 def measure(home: Path, rounds: int) -> int:
     missed = 0
     with Monitor(Settings(home=home, token=None)) as monitor:
@@ -160,6 +178,11 @@ def measure(home: Path, rounds: int) -> int:
             first, total, hits = search(client, text)
             missed += text == "needle" and first > SEARCH_MS
             print(f"search {text:<17}{first:8.0f} ms to the first, {total:8.0f} ms for all {hits}")
+        for place in ("", "runs/big-1", "runs/big-1/completions"):
+            times = [paint(monitor, place) for _ in range(PAINTS)]
+            first, shown = (median(column) for column in zip(*times, strict=True))
+            missed += first > PAINT_MS
+            print(f"page {place or 'jobs':<24}{first:8.0f} ms to the first paint, {shown:8.0f} ms to its contents")
     return missed
 
 

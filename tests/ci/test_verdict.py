@@ -130,15 +130,16 @@ def test_junit_has_a_suite_for_a_job_and_a_case_for_a_row(trial: Trial, monkeypa
 def test_the_html_page_shows_hostile_completions_as_text_and_runs_nothing(trial: Trial) -> None:
     text = page([result([check(Verdict.FAILED, found=HOSTILE, name=HOSTILE)], trial)])
     assert "EMULATED" in text and "best completions" in text and "<polyline" in text
-    assert "<pre>&lt;/pre&gt;&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    assert not re.search(r"<script|<img|onerror=[^&]*>|javascript:|href=|src=(?!x)", text)
+    assert "</span>&lt;/pre&gt;&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert not re.search(r"<script|<img|onerror=[^&]*>|javascript:|href=(?!.#job)|src=(?!x)", text)
     assert "\x1b" not in text and "\u202e" not in text and "\\u202e" in text
     policy = "default-src 'none'"
     assert re.search(rf'<meta http-equiv="Content-Security-Policy" content="{policy}', text)
     assert text.index("Content-Security-Policy") < text.index("<style")
     assert set(re.findall(r"<([a-z0-9]+)", text)) <= {
-        "html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "span", "section", "p", "code", "table",
-        "tr", "th", "td", "pre", "svg", "rect", "polyline", "circle", "figure", "figcaption",
+        "html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "span", "section", "p", "a", "code",
+        "table", "tr", "th", "td", "pre", "details", "summary", "svg", "g", "path", "text", "polyline", "circle",
+        "figure", "figcaption",
     }  # fmt: skip
 
 
@@ -153,7 +154,7 @@ def test_an_annotation_is_one_line_whatever_is_in_it(monkeypatch: pytest.MonkeyP
     assert list(github.commands([result(rows)])) == [
         "::error file=jobs/a%2Cb%3Ac/job.yaml,line=4,col=3,title=EMULATED sums%3A a row::"
         "50%25 of%0A::error::owned (asked: at least 1)",
-        "::warning title=EMULATED sums%3A a row::what was found",
+        f"::warning file={Path.cwd()}/jobs/sums/job.yaml,title=EMULATED sums%3A a row::what was found",
     ]
 
 

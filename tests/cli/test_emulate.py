@@ -165,7 +165,7 @@ def test_a_folder_of_jobs_is_taken_side_by_side_and_counted(tmp_path: Path) -> N
     done = cli("emulate", "jobs", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "3 passed, 2 failed"
-    assert done.stdout.count("EMULATED") == 4
+    assert done.stdout.count("EMULATED") == 5
     assert "jobs/bad/job.yaml" in done.stderr
     listed = as_json(cli("emulate", "jobs/weak", "jobs/good0", "jobs/bad", "--json", cwd=tmp_path))
     assert [(run["job"].rpartition("/")[0] or run["job"], run["exit_code"]) for run in listed["runs"]] == [
@@ -179,14 +179,14 @@ def test_a_used_up_time_budget_is_4_and_keeps_what_there_is(tmp_path: Path) -> N
     write_job(tmp_path, name="never")
     began = time.monotonic()
     done = cli(
-        "emulate", "jobs", "--time-budget", "4s", "--json", "--artifacts", "out", "--set", "emulator.steps=100000",
+        "emulate", "jobs", "--time-budget", "3s", "--json", "--artifacts", "out", "--set", "emulator.steps=100000",
         cwd=tmp_path,
     )  # fmt: skip
     assert time.monotonic() - began < 60
     assert done.returncode == 4
     runs = as_json(done)["runs"]
     assert {run["exit_code"] for run in runs} == {4}
-    assert "the time budget of 4 s is used up" in [check["found"] for check in runs[0]["checks"]]
+    assert "the time budget of 3 s is used up" in [check["found"] for check in runs[0]["checks"]]
     assert (runs[0]["state"], runs[0]["reason"]) == ("held", "stopped")
     assert (tmp_path / "out/endless-1/completions.jsonl").stat().st_size > 0
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as parquet
 import pytest
 
 from tests.cli.kit import JOB, REWARDS, as_json, cli, command, environment, make_job
@@ -100,6 +102,29 @@ def test_with_reload_ask_a_version_waits_for_accept(start: Callable[..., Termina
     assert terminal.states() == ["active", "staged"]
     assert terminal.reward("accept", "colours")["version"] == 2
     until(lambda: terminal.states() == ["retired", "active"])
+
+
+def test_rewards_that_came_and_went_while_it_trained_are_in_the_report_and_in_exports(
+    start: Callable[..., Terminal],
+) -> None:
+    terminal = start()
+    job = terminal.folder / "job.yaml"
+    job.write_text(ENDLESS.replace("  long: {", "  size: {").replace("weight: 0}", "weight: 0.25}"))
+    until(lambda: "reward version 2 is live at step" in terminal.stderr)
+    first = int(re.findall(r"reward version 2 is live at step (\d+)", terminal.stderr)[0])
+    until(lambda: re.search(r"size", cli("completions", "colours", cwd=terminal.home).stdout))
+    terminal.process.terminate()
+    terminal.process.wait()
+    report = cli("show", "colours", cwd=terminal.home).stdout
+    assert re.search(rf"train +size .*× 0\.25, from step {first}\n", report)
+    assert re.search(rf"train +long .*not optimised, until step {first - 1}\n", report)
+    shown = as_json(cli("show", "colours", "--json", cwd=terminal.home))
+    rewards = [(reward["name"], reward["weight"], reward["is_live"]) for reward in shown["rewards"]]
+    assert rewards == [("right", 1.0, True), ("size", 0.25, True), ("long", 0.0, False)]
+    cli("export", "colours", "--completions", "all.parquet", cwd=terminal.home)
+    rows = parquet.read_table(terminal.home / "all.parquet").to_pylist()
+    sizes = {row["step"]: row["rewards/size"] for row in rows if row["rewards/size"] is not None}
+    assert min(sizes) == first and all((row["rewards/long"] is None) == (row["step"] >= first) for row in rows)
 
 
 def test_an_edit_after_the_run_shows_as_drift_and_is_not_rolled_back(tmp_path: Path) -> None:

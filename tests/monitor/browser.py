@@ -1,5 +1,5 @@
 """A real Chromium for tests and pictures. Where there is none, tests are skipped with a word on what is missing, or
-fail when RUNNER_REQUIRE_BROWSER is set, as `.ci/run` does: there they shall not be left out unseen."""
+fail when RUNNER_REQUIRE_ALL is set, as `.ci/run` does: there they shall not be left out unseen."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ HOSTILE = (
 
 def missing(what: str) -> None:
     """Skips the test, or fails it where a browser is required."""
-    if os.environ.get("RUNNER_REQUIRE_BROWSER"):
-        pytest.fail(f"RUNNER_REQUIRE_BROWSER is set, and this needs {what}")
+    if os.environ.get("RUNNER_REQUIRE_ALL"):
+        pytest.fail(f"RUNNER_REQUIRE_ALL is set, and this needs {what}")
     pytest.skip(f"needs {what}")
 
 

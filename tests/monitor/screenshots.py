@@ -42,12 +42,13 @@ PLACES = {
     "logs": f"runs/{RUN}/logs",
     "rewards": f"runs/{RUN}/rewards",
     "diff": f"runs/{RUN}/rewards?show=diff",
+    "lab": f"runs/{RUN}/rewards?show=lab",
     "settings": f"runs/{RUN}/settings",
     "run-alerts": f"runs/{RUN}/alerts",
     "alerts": "alerts",
     "runs": f"compare?runs={RUN},countdown-2",
 }
-IN_README = {"run": ("light", 1440, 1000), "compare": ("dark", 1440, 900), "rewards": ("light", 1440, 900)}
+IN_README = {"run": ("light", 1280, 860), "compare": ("dark", 1280, 860), "lab": ("light", 1280, 1000)}
 
 
 def train(home: Path) -> None:
@@ -95,8 +96,20 @@ def shoot(monitor: Monitor, browser: Any, place: str, theme: str, size: tuple[in
         page.goto(f"{monitor.url}#/{wanted}")
         page.wait_for_selector("main h1", timeout=PATIENT)
         page.wait_for_function("() => !document.querySelector('.loading')", timeout=PATIENT)
+        if place.endswith("show=lab"):
+            score_an_edit(page)
         time.sleep(0.5)  # lines are drawn after the page
         page.screenshot(path=str(to), full_page=height == 0)
+
+
+def score_an_edit(page: Any) -> None:
+    """What the lab is for: an edit, and what it would have changed."""
+    editor = page.get_by_role("textbox").first
+    text = editor.input_value(timeout=PATIENT)
+    editor.fill(text.replace('"score": 0.1', '"score": 0.3'))
+    page.get_by_role("button", name="Score stored completions").click()
+    page.get_by_text("What moved most").wait_for(timeout=PATIENT)
+    page.locator(".editor").evaluate("area => { area.style.maxHeight = '17rem'; area.scrollTop = 24 * 23 }")
 
 
 def main() -> None:
@@ -105,7 +118,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, metavar="DIR")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        home: Path = asked.home or Path(folder)
+        home: Path = asked.home or Path(folder) / "my-project"
         if not (home / ".runner").exists():
             train(home)
         with shown(home) as (monitor, browser):

@@ -71,7 +71,7 @@ def test_a_live_run_is_seen_step_by_step_without_anybody_else_looking(tmp_path: 
         assert len(ended["reward"]) == 20
         (version,) = ended["versions"]
         sources = get(monitor, f"runs/{handle.id}/versions/{version['sha256']}")
-        assert sources == {"files": {"rewards.py": REWARDS}, "diff_from_previous": ""}
+        assert (sources["files"], sources["diff_from_previous"]) == ({"rewards.py": REWARDS}, "")
         assert get(monitor, "home")["problems"] == []
 
 

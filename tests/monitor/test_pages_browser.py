@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from runner.monitor.settings import Settings
 from runner.store.store import Store
 from tests.monitor.browser import AXE, HOSTILE, PATIENT, Watched, launched, missing, watched
 from tests.monitor.kit import settings
+from tests.monitor.test_server import newer, older
 from tests.small_job import write_job
 
 pytestmark = pytest.mark.browser
@@ -333,3 +334,33 @@ def test_a_run_that_does_not_exist_is_said_to_be_gone(browser: Any, home: Path) 
         page = context.new_page()
         page.goto(f"{monitor.url}#/runs/nothing-7")
         page.get_by_text("There is no run nothing-7").wait_for(timeout=PATIENT)
+
+
+@pytest.mark.parametrize(
+    ("make", "way_out"), [(newer, "upgrade this one"), (older, "`runner ls` brings it up to date")]
+)
+def test_a_database_of_another_version_is_told_on_the_page_with_the_way_out(
+    browser: Any, tmp_path: Path, make: Callable[[Path], None], way_out: str
+) -> None:
+    (tmp_path / ".runner").mkdir()
+    make(tmp_path / ".runner" / "runner.db")
+    with Monitor(settings(tmp_path)) as monitor, closing(browser.new_context()) as context:
+        for place in ("", "runs/sums-1", "alerts"):
+            page = context.new_page()
+            page.goto(f"{monitor.url}#/{place}")
+            page.get_by_role("alert").get_by_text(way_out).first.wait_for(timeout=PATIENT)
+
+
+def test_a_run_that_is_deleted_while_it_is_looked_at_is_said_to_be_gone(
+    browser: Any, home: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(home, tmp_path / "copy")
+    with Monitor(settings(tmp_path / "copy")) as monitor, closing(browser.new_context()) as context:
+        page = context.new_page()
+        page.goto(f"{monitor.url}#/runs/sums-1")
+        page.get_by_role("figure", name="total_reward", exact=True).wait_for(timeout=PATIENT)
+        page.get_by_text("live", exact=True).wait_for(timeout=PATIENT)
+        with Store.open(tmp_path / "copy" / ".runner" / "runner.db") as store:
+            store.db.conn.execute("PRAGMA foreign_keys = off")
+            store.db.conn.execute("DELETE FROM runs")
+        page.get_by_text("It may have been deleted").first.wait_for(timeout=PATIENT)

@@ -83,7 +83,8 @@ def test_packages_that_do_not_exist_are_told_in_the_resolvers_words() -> None:
         ensure(["greeting==3.*"])
     (finding,) = refused.value.findings
     assert finding.code == "packages" and finding.field == "packages"
-    assert "greeting==3.*" in finding.message and "Using Python" not in finding.message
+    assert finding.message.startswith("the packages can't be installed: No solution found when resolving dependencies")
+    assert "greeting==3.*" in finding.message and "\n" not in finding.message and "Using Python" not in finding.message
     assert not [path for path in cache_folder().iterdir() if path.is_dir()]
 
 

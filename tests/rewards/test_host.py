@@ -222,6 +222,7 @@ def test_an_import_that_hangs_is_stopped_and_shows_where(tmp_path: Path, monkeyp
     monkeypatch.setattr(processes, "START_SECONDS", 0.5)
     error = load_error(tmp_path, "import time\nprint('hm')\ntime.sleep(60)\ndef score(p, c, e): ...\n")
     assert error.detail == "the import took longer than 0.5 s\n  rewards.py:3 in <module>\noutput:\nhm\n"
+    assert [(finding.file, finding.line) for finding in error.findings] == [("rewards.py", 3)]
 
 
 def test_an_import_that_starts_threads_is_done_in_each_worker(tmp_path: Path) -> None:

@@ -281,13 +281,13 @@ BREAKS = [
 
 
 def edit_all_the_time(live: Live, done: threading.Event) -> None:
-    """Saves the two files every 100 ms; one save in three breaks them in one of the ways there are."""
+    """Saves the two files every 100 ms; one save in three, by chance, breaks them in one of the ways there are."""
     chance = random.Random(5)
     number = 0
     while not done.wait(0.1):
         number += 1
         source = f"# edit {number}\n" + REWARDS
-        if number % 3 == 0:
+        if chance.random() < 1 / 3:
             old, new = chance.choice(BREAKS)
             source = "# BROKEN\n" + source.replace(old, new)
         live.write("helper.py", f"FACTOR = {number + 10}.0\n")

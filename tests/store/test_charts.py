@@ -48,6 +48,18 @@ def test_old_buckets_stay_as_new_steps_come(store: Store) -> None:
     assert earlier.values[:56] == later.values[:56]
 
 
+def test_what_came_since_is_asked_for_from_the_last_whole_bucket(store: Store) -> None:
+    run_id = record(store, *(("kl", step, float(step)) for step in range(1, 1001)), last=1000)
+    row = store.run(run_id)
+    whole = charts.series(store, row, last=1000, points=200)["kl"]
+    earlier = charts.series(store, row, last=997, points=200)["kl"]
+    since = charts.series(store, row, first=992, last=1000, size=8)["kl"]
+    kept = sum(step < since.steps[0] for step in earlier.steps)
+    assert (since.steps, since.values) == ([992, 1000], [995.5, 1000.0])
+    assert [*earlier.steps[:kept], *since.steps] == whole.steps
+    assert [*earlier.values[:kept], *since.values] == whole.values
+
+
 @pytest.mark.parametrize(("last", "points", "size"), [(1, 600, 1), (599, 600, 1), (600, 600, 2), (100_000, 600, 256)])
 def test_a_bucket_is_a_power_of_two_of_steps(last: int, points: int, size: int) -> None:
     assert width(0, last, points) == size

@@ -337,3 +337,11 @@ def test_three_racing_ingesters_give_every_row_once_while_the_journal_grows(stor
     assert rows(store, "SELECT seq FROM events WHERE attempt = 1 ORDER BY id") == [(n,) for n in range(1, 403)]
     assert rows(store, "SELECT step, idx FROM rollouts ORDER BY id") == [(n // 2 + 1, n % 2) for n in range(400)]
     assert rows(store, "SELECT count(*) FROM scores") == [(400,)]
+
+
+def test_a_long_journal_is_taken_in_by_and_by(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.store.ingest.CHUNK_EVENTS", 5)
+    run = store.submit(submission())
+    write_journal(store, run, trained(last=3))
+    assert [store.catch_up(run, seconds=0.0) for _ in range(4)] == [False, False, True, True]
+    assert rows(store, "SELECT count(*) FROM events WHERE attempt = 1") == [(13,)]

@@ -199,10 +199,10 @@ def test_racing_claimers_take_every_run_once(store: Store) -> None:
 
 def test_what_a_queued_run_waits_for_is_noted_only_while_it_is_queued(store: Store) -> None:
     run = store.submit(submission())
-    store.waiting(run, "no GPU; use watch --emulate")
+    store.waiting_all({run: "no GPU; use watch --emulate"})
     assert store.run(run).detail == "no GPU; use watch --emulate"
     store.claim(run)
-    store.waiting(run, "too late")
+    store.waiting_all({run: "too late"})
     assert store.run(run).detail == ""
 
 

@@ -148,7 +148,7 @@ class WatchProcess:
         self._stderr = home / "watch.stderr"
         with self._stderr.open("a") as errors:
             self.process = subprocess.Popen(
-                command("watch", "--json", "--home", home, *args),
+                command("watch", "--json", "--home", home, *args, *([] if "--ui-port" in args else ["--no-ui"])),
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,

@@ -393,17 +393,3 @@ def test_a_held_run_is_nobodys_business_of_the_scan(folder: Folder) -> None:
     os.utime(path)
     folder.settle(30)
     assert folder.runs() == [("sums-1", "held")]
-
-
-def test_an_upgrade_that_computes_other_revisions_runs_nothing_again(folder: Folder) -> None:
-    path = folder.write()
-    folder.settle()
-    folder.finish("sums-1")
-    for table in ("runs", "jobs"):
-        folder.store.db.conn.execute(f"UPDATE {table} SET revision = 'of an older runner'")
-    folder.restart()
-    folder.settle()
-    assert folder.runs() == [("sums-1", "succeeded")]
-    path.write_text(path.read_text() + "seed: 1\n")
-    folder.settle()
-    assert folder.runs() == [("sums-1", "succeeded"), ("sums-2", "queued")]

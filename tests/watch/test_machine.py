@@ -10,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from runner.api import EnvironmentUnfit
 from runner.queue.home import Home
+from runner.queue.jobs import check, load_job
+from runner.queue.submit import submit
 from runner.watch import machine
+from runner.watch.admission import Admission
+from runner.watch.config import Config
+from runner.watch.daemon import Options, Watch
+from runner.watch.log import Log
+from tests.small_job import write_job
+from tests.watch.kit import Folder
 
 Answer = Callable[[str, str], None]
 
@@ -68,6 +77,34 @@ def test_what_is_left_of_a_run_that_is_over_is_killed_and_others_are_not(tmp_pat
             process.wait()
         assert lock is not None
         os.close(lock)
+
+
+def test_a_gpu_that_somebody_else_uses_is_waited_for_and_named(tmp_path: Path, nvidia_smi: Answer) -> None:
+    folder, home = Folder(tmp_path), Home(tmp_path)
+    submit(folder.store, check(load_job(write_job(tmp_path)), "trl"))
+    nvidia_smi(r"0\n", rf"{os.getpid()}, python, 3021 MiB\n")
+    log = Log(write=lambda line: None)
+    config = Config(min_free_gib=0)
+    admission = Admission(home, folder.store, folder.desk, folder.keeper, config, log)
+    waiting = admission.admit([])
+    assert (waiting.runs, waiting.stuck) == (1, 0)
+    assert folder.store.run("sums-1").detail == f"the GPU is in use by process {os.getpid()} (python, 3021 MiB)"
+    folder.close()
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "fuse.sshfs"])
+def test_a_watch_over_a_network_file_system_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    monkeypatch.setattr(machine, "file_system", lambda folder: kind)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    with pytest.raises(EnvironmentUnfit, match=rf"network file system \({kind}\)"):
+        Watch(Home(tmp_path), Options(), Log(write=lambda line: None))
+
+
+def test_a_folder_that_never_had_jobs_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentUnfit, match=r"jobs is not there\. `runner init` makes it"):
+        Watch(Home(tmp_path), Options(), Log(write=lambda line: None))
 
 
 def test_network_file_systems_are_known_by_name() -> None:

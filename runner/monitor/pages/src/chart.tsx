@@ -258,6 +258,7 @@ function options(props: PlotProps, width: number, markers: { current: Marker[] }
     })), ...series],
     hooks: {
       drawClear: [(self) => drawMarkers(self, markers.current, colour)],
+      draw: [(self) => drawSigns(self, markers.current, colour)],
       setCursor: [(self) => props.onCursor(self.cursor.idx ?? null)],
     },
   };
@@ -298,9 +299,24 @@ function drawMarkers(self: uPlot, markers: Marker[], colour: (name: string) => s
     ctx.moveTo(x, bbox.top);
     ctx.lineTo(x, bbox.top + bbox.height);
     ctx.stroke();
-    ctx.font = `600 ${11 * ratio}px sans-serif`;
-    ctx.textAlign = "left"; // at the left edge a centred sign would lie on the figures of the axis
-    ctx.fillText(signOf(marker), x + 3 * ratio, bbox.top + 9 * ratio);
+  }
+  ctx.restore();
+}
+
+/** Over the lines, on paper of their own; right of their marker, for left of the first one are the figures of the axis. */
+function drawSigns(self: uPlot, markers: Marker[], colour: (name: string) => string): void {
+  const { ctx, bbox } = self;
+  const ratio = devicePixelRatio;
+  ctx.save();
+  ctx.font = `600 ${11 * ratio}px sans-serif`;
+  for (const marker of markers) {
+    const x = self.valToPos(marker.step, "x", true);
+    const sign = signOf(marker);
+    if (!sign || x < bbox.left - 1 || x > bbox.left + bbox.width + 1) continue;
+    ctx.fillStyle = `${colour("--paper")}d9`;
+    ctx.fillRect(x + 2 * ratio, bbox.top, ctx.measureText(sign).width + 3 * ratio, 13 * ratio);
+    ctx.fillStyle = colour(`--marker-${marker.kind}`);
+    ctx.fillText(sign, x + 3 * ratio, bbox.top + 10 * ratio);
   }
   ctx.restore();
 }

@@ -78,7 +78,7 @@ function Header({ path, home, showKeys }: { path: string[]; home: Home | undefin
       </nav>
       <span class="room" />
       {!isFile() && <Connection />}
-      {home && <span class="where muted" title={plain(home.home)}><bdi>{plain(home.home, 60)}</bdi></span>}
+      {home && <span class="where muted" title={plain(home.home)}><bdi>{plain(home.home.split("/").at(-1) || home.home, 60)}</bdi></span>}
       <button type="button" onClick={toggle} aria-label={theme === "dark" ? "light theme" : "dark theme"}>{theme === "dark" ? "☀" : "☾"}</button>
       <button type="button" onClick={showKeys} aria-label="keys">?</button>
     </header>

@@ -4,8 +4,17 @@ import { ApiError, get, url } from "./api";
 import { onChange } from "./live";
 import type { Series } from "./types";
 
-const POINTS = 600;
+/** A graph is some 400 wide. */
+const POINTS = 400;
 export type Held = Map<string, Series>;
+
+interface Table {
+  /** Steps in a bucket. */
+  size: number;
+  series: Held;
+}
+
+const NONE: Table = { size: 1, series: new Map() };
 
 export interface Metrics {
   series: Held;
@@ -17,19 +26,19 @@ export interface Metrics {
 export function useMetrics(run: string, names: string[], epoch: number): Metrics {
   const [state, setState] = useState<Metrics>({ series: new Map(), loaded: false, error: undefined });
   const busy = useRef<"no" | "yes" | "again">("no");
-  const held = useRef<Held>(new Map());
+  const held = useRef<Table>(NONE);
   const asked = names.join(",");
 
   useEffect(() => {
     const abort = new AbortController();
-    held.current = new Map();
+    held.current = NONE;
     busy.current = "no";
     const load = async (): Promise<void> => {
       if (busy.current !== "no") return void (busy.current = "again");
       busy.current = "yes";
       try {
         held.current = await forward(run, asked, held.current, abort.signal);
-        setState({ series: held.current, loaded: true, error: undefined });
+        setState({ series: held.current.series, loaded: true, error: undefined });
       } catch (error) {
         if (error instanceof ApiError) setState((old) => ({ ...old, loaded: true, error }));
       }
@@ -47,14 +56,14 @@ export function useMetrics(run: string, names: string[], epoch: number): Metrics
   return state;
 }
 
-async function forward(run: string, names: string, known: Held, signal: AbortSignal): Promise<Held> {
-  const last = Math.max(-1, ...[...known.values()].map((series) => series.steps.at(-1) ?? -1));
-  const most = Math.max(0, ...[...known.values()].map((series) => series.steps.length));
-  const from = last >= 0 && most < POINTS / 2 ? last : null; // buckets of a long series are the server's business
-  const answer = await get<{ series: Record<string, Series> }>(url(["runs", run, "metrics"], { names, from, points: POINTS }), signal);
-  const made = new Map(from === null ? [] : known);
+async function forward(run: string, names: string, known: Table, signal: AbortSignal): Promise<Table> {
+  const last = Math.max(-1, ...[...known.series.values()].map((series) => series.steps.at(-1) ?? -1));
+  const most = Math.max(0, ...[...known.series.values()].map((series) => series.steps.length));
+  const since = last >= 0 && most < POINTS ? { from: last - (last % known.size), size: known.size } : {};
+  const answer = await get<{ size: number; series: Record<string, Series> }>(url(["runs", run, "metrics"], { names, ...since, points: POINTS }), signal);
+  const made = new Map("from" in since ? known.series : []);
   for (const [name, series] of Object.entries(answer.series)) made.set(name, joined(made.get(name), series));
-  return made;
+  return { size: answer.size, series: made };
 }
 
 function joined(old: Series | undefined, fresh: Series): Series {

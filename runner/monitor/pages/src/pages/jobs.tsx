@@ -127,8 +127,8 @@ function RunRow(props: { run: Run; chosen: boolean; compared: boolean; choose: (
   return (
     <tr ref={ref} class={props.chosen ? "chosen" : ""}>
       <td><input type="checkbox" aria-label={`compare ${plain(run.id)}`} checked={props.compared} onChange={() => props.choose(run.id)} /></td>
-      <td><a href={href(["runs", run.id])}><Inline text={run.id} limit={60} /></a> <Emulated run={run} /></td>
-      <td><StatePill state={run.state} /> <span class="muted"><Inline text={run.reason_words ?? ""} limit={80} /></span></td>
+      <td class="nowrap"><a href={href(["runs", run.id])}><Inline text={run.id} limit={60} /></a> <Emulated run={run} /></td>
+      <td class="standing-words"><StatePill state={run.state} /> <span class="muted"><Inline text={run.reason_words ?? ""} limit={80} /></span></td>
       <td><Progress run={run} /></td>
       <td class="nowrap"><Sparkline points={run.reward} label="total_reward" /> <span class="num">{number(run.reward.findLast((point) => point[1] !== null)?.[1])}</span></td>
       <td>{plain(run.backend)}</td>

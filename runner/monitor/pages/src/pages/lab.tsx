@@ -24,10 +24,9 @@ export interface LabProps {
   run: RunDetail;
   version: Version;
   source: Source;
-  leave: () => void;
 }
 
-export function Lab({ run, version, source, leave }: LabProps) {
+export function Lab({ run, version, source }: LabProps) {
   const [edited, setEdited] = useState<Record<string, string>>(drafts.get(version.sha256) ?? {});
   const [steps, setSteps] = useState(20);
   const [said, setSaid] = useState("");
@@ -70,7 +69,6 @@ export function Lab({ run, version, source, leave }: LabProps) {
         <button type="button" disabled={!touched || ended} title={ended ? "The run has ended" : undefined} onClick={() => setSure(true)}>Publish as the next version</button>
         <button type="button" disabled={!touched} onClick={save}>Save to the job's files</button>
         <button type="button" disabled={!touched} onClick={() => (drafts.delete(version.sha256), setEdited({}))}>Discard</button>
-        <button type="button" onClick={leave}>Close</button>
       </div>
       {ended && <p class="muted">The run has ended, so nothing can be published to it. Save to the job's files, then <Command text={`runner rerun ${run.id}`} /></p>}
       {said && <p role="status" class="good-text">{said}</p>}

@@ -86,7 +86,7 @@ function Shown({ run, version, show, may }: { run: RunDetail; version: Version; 
       </div>
       {!may && <p class="muted">To edit here, try on stored completions and publish, start the monitor with <Command text="runner ui --allow-edit" /></p>}
       {show === "diff" && changed ? <Diff text={changed} /> : show === "lab" && may
-        ? <Lab run={run} version={version} source={source.data} leave={() => change({ show: null })} />
+        ? <Lab run={run} version={version} source={source.data} />
         : Object.entries(source.data.files).map(([path, text]) => <File key={path} path={path} text={text} />)}
     </div>
   );

@@ -1,0 +1,76 @@
+"""Operations with gradients of our own writing against torch's composition of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+import torch.nn.functional as F
+
+from emulator.lm import ops
+
+pytestmark = pytest.mark.lm
+
+ROWS, LENGTH, HEADS, GROUPS, SIZE = 3, 5, 4, 2, 6
+
+
+def numbers(*shapes: Sequence[int]) -> list[Any]:
+    generator = torch.Generator().manual_seed(4)
+    return [torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes]
+
+
+def assert_equal(ours: Callable[..., Any], theirs: Callable[..., Any], inputs: Sequence[Any]) -> None:
+    """Values and gradients; and the values again where no gradient is asked for."""
+    sides: list[tuple[Any, Any]] = []
+    for function in (ours, theirs):
+        mine = [value.clone().requires_grad_() for value in inputs]
+        out = function(*mine)
+        [slope] = numbers(out.shape)
+        sides.append((out.detach(), torch.autograd.grad(out, mine, slope)))
+    torch.testing.assert_close(sides[0], sides[1])
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(*inputs), sides[1][0])
+
+
+def test_rms_norm() -> None:
+    inputs = numbers((ROWS, LENGTH, 8), (8,))
+    assert_equal(lambda x, w: ops.rms_norm(x, w, 1e-6), lambda x, w: F.rms_norm(x, (8,), w, 1e-6), inputs)
+
+
+def test_swiglu() -> None:
+    assert_equal(ops.swiglu, lambda x: F.silu(x[..., :7]) * x[..., 7:], numbers((ROWS, LENGTH, 14)))
+
+
+def test_heads_are_split_and_turned_as_transformers_does() -> None:
+    angles = torch.arange(LENGTH, dtype=torch.float64).view(1, 1, LENGTH, 1) * torch.tensor([1.0, 0.3, 0.1])
+    cos, sin = angles.cos(), angles.sin()
+
+    def theirs(x: Any) -> Any:
+        split = x.view(ROWS, LENGTH, HEADS + 2 * GROUPS, SIZE).transpose(1, 2)
+        half = torch.cat((-split[..., SIZE // 2 :], split[..., : SIZE // 2]), -1)
+        turned = split * torch.cat((cos, cos), -1) + half * torch.cat((sin, sin), -1)
+        return torch.cat((turned[:, : HEADS + GROUPS], split[:, HEADS + GROUPS :]), 1)
+
+    def ours(x: Any) -> Any:
+        return torch.cat(ops.heads(x, cos, sin, (HEADS, GROUPS, SIZE)), 1)
+
+    assert_equal(ours, theirs, numbers((ROWS, LENGTH, (HEADS + 2 * GROUPS) * SIZE)))
+
+
+@pytest.mark.parametrize("most", [0, ops.MOST_SCORES], ids=["long", "short"])
+def test_attention(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "MOST_SCORES", most)
+    mask = torch.zeros(ROWS, 1, LENGTH, LENGTH + 2, dtype=torch.float64)
+    mask[1, 0, :, 0] = float("-inf")
+
+    def theirs(query: Any, keys: Any, values: Any) -> Any:
+        wide = [value.repeat_interleave(HEADS // GROUPS, 1) for value in (keys, values)]
+        return ((query @ wide[0].transpose(2, 3)) * SIZE**-0.5 + mask).softmax(-1) @ wide[1]
+
+    shapes = ((ROWS, HEADS, LENGTH, SIZE), (ROWS, GROUPS, LENGTH + 2, SIZE), (ROWS, GROUPS, LENGTH + 2, SIZE))
+    assert_equal(lambda q, k, v: ops.attend(q, k, v, mask), theirs, numbers(*shapes))
