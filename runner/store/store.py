@@ -296,12 +296,8 @@ class Store:
         with self.writing() as conn:
             conn.execute("UPDATE checkpoints SET kept = 0 WHERE run_id = ? AND step = ?", (run_id, step))
 
-    def put_job(self, job: JobRow) -> None:
-        """Notes a job file as the scan sees it now."""
-        self.put_jobs([job])
-
     def put_jobs(self, jobs: Sequence[JobRow]) -> None:
-        """Notes several job files at once."""
+        """Notes job files as the scan sees them now."""
         with self.writing() as conn:
             conn.executemany(
                 "INSERT OR REPLACE INTO jobs (name, path, revision, state, errors, seen_at) VALUES (?, ?, ?, ?, ?, ?)",

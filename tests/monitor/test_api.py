@@ -90,7 +90,7 @@ def test_every_reason_has_words() -> None:
 def test_jobs_show_what_is_wrong_with_their_files(tmp_path: Path) -> None:
     finding = {"code": "type", "message": "no number", "file": "job.yaml", "line": 3, "severity": "error"}
     with Store.open(tmp_path / ".runner/runner.db") as store:
-        store.put_job(JobRow(name="x", path="jobs/x", revision=None, state="invalid", errors=[finding], seen_at=1.0))
+        store.put_jobs([JobRow(name="x", path="jobs/x", revision=None, state="invalid", errors=[finding], seen_at=1.0)])
     with Monitor(settings(tmp_path)) as monitor:
         assert get(monitor, "jobs")["jobs"] == [
             {"name": "x", "path": "jobs/x", "revision": None, "state": "invalid", "errors": [finding], "seen_at": 1.0,

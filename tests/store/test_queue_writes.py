@@ -278,8 +278,8 @@ def test_job_files_are_kept_by_name_until_removed(store: Store) -> None:
         errors=[{"code": "unknown-field"}],
         seen_at=1.0,
     )
-    store.put_job(bad)
-    store.put_job(bad)
+    store.put_jobs([bad])
+    store.put_jobs([bad])
     assert store.fetch(JobRow, "SELECT * FROM jobs") == [bad]
     store.remove_job("a")
     assert store.fetch(JobRow, "SELECT * FROM jobs") == []
