@@ -309,12 +309,15 @@ function drawSigns(self: uPlot, markers: Marker[], colour: (name: string) => str
   const ratio = devicePixelRatio;
   ctx.save();
   ctx.font = `600 ${11 * ratio}px sans-serif`;
+  ctx.textAlign = "left";
   for (const marker of markers) {
     const x = self.valToPos(marker.step, "x", true);
     const sign = signOf(marker);
     if (!sign || x < bbox.left - 1 || x > bbox.left + bbox.width + 1) continue;
-    ctx.fillStyle = `${colour("--paper")}d9`;
+    ctx.globalAlpha = 0.85;
+    ctx.fillStyle = colour("--paper");
     ctx.fillRect(x + 2 * ratio, bbox.top, ctx.measureText(sign).width + 3 * ratio, 13 * ratio);
+    ctx.globalAlpha = 1;
     ctx.fillStyle = colour(`--marker-${marker.kind}`);
     ctx.fillText(sign, x + 3 * ratio, bbox.top + 10 * ratio);
   }
