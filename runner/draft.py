@@ -73,6 +73,7 @@ class Sections(TypedDict, total=False):
     priority: int
     after: Sequence[str]
     retry: Retry | Mapped
+    report_to: Sequence[Literal["tensorboard", "wandb", "trackio", "mlflow"]]
     labels: Mapping[str, str]
 
 

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from runner.spec.load import load
+from runner.spec.model import JobSpec
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -34,6 +36,13 @@ def test_the_short_job_is_a_sound_job(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(short + emulator)
     job = load(tmp_path / "job.yaml").job
     assert (job.grpo.steps, job.emulator.steps, job.emulator.faults[0].kind) == (200, 60, "crash")
+
+
+def test_the_sections_about_rewards_are_sound() -> None:
+    [rewards] = [block for block in blocks("yaml") if block.startswith("rewards:")]
+    [around] = [block for block in blocks("yaml") if block.startswith("packages:")]
+    job = JobSpec.model_validate(yaml.safe_load(f"model: a/b\ndataset: {{path: data.jsonl}}\n{rewards}{around}"))
+    assert (job.rewards["groupwise"].batch, job.secrets["JUDGE_KEY"].env) == ("group", "OPENAI_API_KEY")
 
 
 def test_every_room_of_the_house_is_in_the_annotated_tree() -> None:

@@ -62,7 +62,8 @@ def read_prompts(model: Llama, prompts: Prompts) -> tuple[list[KeyValue], Tensor
     """Keys and values of every layer, and the last hidden state of each prompt [P, hidden]."""
     memory = Fresh()
     positions = (prompts.real.cumsum(1) - 1).clamp_(min=0)
-    hidden = model(prompts.ids, positions, causal_mask(prompts.real, prompts.ids.shape[1]), memory)
+    mask = causal_mask(prompts.real, prompts.ids.shape[1])
+    hidden = model(prompts.ids, positions, mask, memory, only_last=True)
     return memory.layers, hidden[:, -1]
 
 

@@ -88,7 +88,10 @@ def _generate(
 
 
 class Cache:
-    """Static memory: room for every position from the start; each pass writes one more. One row a completion."""
+    """Static memory: room for every position from the start; each pass writes one more. One row a completion.
+
+    Keys lie with their positions last, [rows, heads, size, positions], as the product with a query reads them.
+    """
 
     def __init__(self, layers: list[KeyValue], mask: Tensor, lengths: Tensor, used: int) -> None:
         self._layers, self._mask, self._lengths = layers, mask, lengths
@@ -101,17 +104,17 @@ class Cache:
         real = prompts.real.index_select(0, owner)
         mask = torch.zeros(len(owner), 1, 1, used + room)
         mask[:, 0, 0, :used].masked_fill_(~real, float("-inf"))
-        wide = [(_with_room(key, owner, room), _with_room(value, owner, room)) for key, value in layers]
+        wide = [(_with_room(key, owner, room).mT.contiguous(), _with_room(value, owner, room)) for key, value in layers]
         return Cache(wide, mask, real.sum(1, keepdim=True), used)
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> KeyValue:
         keys, values = self._layers[layer]
-        keys[:, :, self._used : self._used + 1] = key
+        keys[..., self._used : self._used + 1] = key.mT
         values[:, :, self._used : self._used + 1] = value
         end = self._used + 1
         if layer + 1 == len(self._layers):
             self._used = end
-        return keys[:, :, :end], values[:, :, :end]
+        return keys[..., :end].mT, values[:, :, :end]
 
     def positions(self) -> Tensor:
         return self._lengths + (self._used - self._start)

@@ -79,16 +79,18 @@ class Block(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(2 * config.intermediate_size, config.hidden_size))
         self.down = nn.Parameter(torch.empty(config.hidden_size, config.intermediate_size))
 
-    def forward(self, x: Tensor, rope: KeyValue, mask: Tensor, layer: int, memory: Memory) -> Tensor:
-        x = x + self._attend(rms_norm(x, self.norm1, self.config.eps), rope, mask, layer, memory)
+    def forward(self, x: Tensor, rope: KeyValue, mask: Tensor, layer: int, memory: Memory, wanted: int) -> Tensor:
+        """What the last `wanted` positions come to; `memory` takes the keys and values of all."""
+        mixed = self._attend(rms_norm(x, self.norm1, self.config.eps), rope, mask[:, :, -wanted:], layer, memory)
+        x = x[:, -wanted:] + mixed
         return x + F.linear(swiglu(F.linear(rms_norm(x, self.norm2, self.config.eps), self.gate_up)), self.down)
 
     def _attend(self, x: Tensor, rope: KeyValue, mask: Tensor, layer: int, memory: Memory) -> Tensor:
-        c, (rows, length, _) = self.config, x.shape
+        c, rows, wanted = self.config, len(x), mask.shape[2]
         query, key, value = heads(F.linear(x, self.qkv), *rope, (c.heads, c.kv_heads, c.head_dim))
         keys, values = memory.extend(layer, key, value)
-        mixed = attend(query, keys, values, mask)
-        return F.linear(mixed.transpose(1, 2).reshape(rows, length, c.heads * c.head_dim), self.out)
+        mixed = attend(query[:, :, -wanted:], keys, values, mask)
+        return F.linear(mixed.transpose(1, 2).reshape(rows, wanted, c.heads * c.head_dim), self.out)
 
 
 class Llama(nn.Module):
@@ -102,8 +104,11 @@ class Llama(nn.Module):
         steps = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
         self._frequencies = 1.0 / config.rope_theta**steps
 
-    def forward(self, ids: Tensor, positions: Tensor, mask: Tensor, memory: Memory) -> Tensor:
-        """Last hidden states [rows, length, hidden] of `ids` [rows, length] at `positions` (same shape).
+    def forward(
+        self, ids: Tensor, positions: Tensor, mask: Tensor, memory: Memory, *, only_last: bool = False
+    ) -> Tensor:
+        """Last hidden states [rows, length, hidden] of `ids` [rows, length] at `positions` (same shape); with
+        `only_last` those of the last position alone, [rows, 1, hidden].
 
         `mask` is added to the attention scores, [rows, 1, length, everything `memory` holds].
         """
@@ -111,7 +116,7 @@ class Llama(nn.Module):
         rope = (angles.cos().unsqueeze(1), angles.sin().unsqueeze(1))
         x = F.embedding(ids, self.embed)
         for layer, block in enumerate(self.blocks):
-            x = block(x, rope, mask, layer, memory)
+            x = block(x, rope, mask, layer, memory, 1 if only_last and layer + 1 == len(self.blocks) else ids.shape[1])
         return rms_norm(x, self.norm, self.config.eps)
 
     def logits(self, hidden: Tensor) -> Tensor:

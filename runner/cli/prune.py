@@ -22,7 +22,7 @@ def prune(
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Removes checkpoints of ended runs. All but each run's last; what the runs recorded stays."""
+    """Removes checkpoints of ended runs. All but each run's last and best; what the runs recorded stays."""
     from runner.queue.prune import prune as prune_home
     from runner.queue.retry import seconds
 

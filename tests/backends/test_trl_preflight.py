@@ -99,6 +99,9 @@ def test_without_a_hub_a_hub_id_is_told_without_half_a_minute_of_trying(monkeypa
 def test_another_architecture_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     [finding] = outlook(make_job(changed(tiny_model, tmp_path / "x", architectures=["BertForMaskedLM"]))).findings
     assert finding.message.endswith("is a BertForMaskedLM, not a causal language model.")
+    encoder = changed(tiny_model, tmp_path / "t5", model_type="t5", architectures=["T5ForConditionalGeneration"])
+    [finding] = outlook(make_job(encoder)).findings
+    assert finding.message.endswith("is a T5ForConditionalGeneration, not a causal language model.")
     [finding] = outlook(make_job(changed(tiny_model, tmp_path / "y", model_type="not-yet-known"))).findings
     assert finding.code == "environment"
     assert finding.hint == "Update transformers."

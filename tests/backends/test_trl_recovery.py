@@ -84,7 +84,6 @@ def test_failures_of_engine_and_gpu_are_told_from_defects() -> None:
 
 
 def test_a_tracker_that_is_not_there_costs_an_alert_and_not_the_run(tiny_model: Path, tmp_path: Path) -> None:
-    pytest.importorskip("trl")
     job = make_job(tiny_model, steps=1).model_copy(update={"report_to": ["wandb"]})
     run = make_run(tmp_path, job)
     TRLBackend().train(job, run)
@@ -92,6 +91,24 @@ def test_a_tracker_that_is_not_there_costs_an_alert_and_not_the_run(tiny_model: 
     [alert] = alerts(tmp_path)
     assert alert.code == "tracker"
     assert alert.message.startswith("wandb is left out: ")
+
+
+def test_a_tracker_that_breaks_down_is_left_out_from_then_on(tiny_model: Path, tmp_path: Path) -> None:
+    from runner.backends.trl.trackers import Guarded
+
+    class Broken:
+        def on_log(self, *args: object, **kwargs: object) -> None:
+            raise ConnectionError("the network is gone\nmore of it")
+
+    run = make_run(tmp_path, make_job(tiny_model))
+    tracker = Guarded("mlflow", run)
+    tracker.inner = Broken()
+    for _ in range(2):
+        tracker.on_log(None, None, None, logs={})
+    assert [alert.message for alert in alerts(tmp_path)][-1] == (
+        "mlflow is left out: the network is gone; the run's own record is complete"
+    )
+    assert len(alerts(tmp_path)) == 2  # that it is not installed here, and the breakdown
 
 
 def test_training_goes_on_from_a_trained_adapter_which_is_the_reference(tiny_model: Path, tmp_path: Path) -> None:

@@ -17,6 +17,13 @@ from tests.small_job import REWARDS, write_job
 
 pytestmark = pytest.mark.browser
 
+HEIGHTS = """() => {
+  const area = document.querySelector('.editor textarea');
+  area.style.height = '0';
+  const typed = area.scrollHeight;
+  area.style.height = '';
+  return [typed, 22 * document.querySelectorAll('.editor .code-line').length];
+}"""
 SLOW = REWARDS.replace("    return 1.0 if", "    import time; time.sleep(0.02)\n    return 1.0 if")
 
 
@@ -71,6 +78,10 @@ def test_a_draft_outlasts_a_look_at_another_page_and_errors_are_told_in_place(br
         seen.page.goto(monitor.link())
         page = seen.open("runs/sums-1/rewards?show=lab")
         page.get_by_role("textbox", name=re.compile("rewards.py")).fill("def right(:", timeout=PATIENT)
+        page.get_by_role("textbox", name=re.compile("rewards.py")).fill("\n".join(["x = 1"] * 500))
+        typed, coloured = page.evaluate(HEIGHTS)
+        assert typed == coloured == 22 * 500, "the caret would stand beside the coloured text"
+        page.get_by_role("textbox", name=re.compile("rewards.py")).fill("def right(:")
         page.get_by_role("link", name="Reward logs").click()
         page.get_by_role("link", name="Reward lab").click()
         page.get_by_role("button", name="Edit in the lab").click()

@@ -148,18 +148,18 @@ def test_reward_logs_show_prints_and_errors_beside_their_completion(seen: Watche
     assert "left its group" in page.get_by_role("article").inner_text()
 
 
-def test_a_total_that_rises_while_the_trusted_reward_falls_is_said(browser: Any, home: Path, tmp_path: Path) -> None:
-    shutil.copytree(home, tmp_path / "copy")
-    with Store.open(tmp_path / "copy" / ".runner" / "runner.db") as store:
-        store.db.conn.execute("UPDATE runs SET spec = replace(spec, '\"trusted\":false', '\"trusted\":true')")
-        store.db.conn.execute("UPDATE runs SET spec = replace(spec, '\"trusted\": false', '\"trusted\": true')")
+def test_a_total_that_rises_while_the_trusted_reward_falls_is_said(browser: Any, tmp_path: Path) -> None:
+    job = write_job(tmp_path)
+    job.write_text(job.read_text().replace("fn: rewards.py:right\n", "fn: rewards.py:right\n    trusted: true\n"))
+    assert runner.emulate(job, home=tmp_path).state == "succeeded"
+    with Store.open(tmp_path / ".runner" / "runner.db") as store:
         store.db.conn.execute("UPDATE metrics SET value = step * 0.01 WHERE name = 'reward'")
         store.db.conn.execute("UPDATE metrics SET value = 1 - step * 0.01 WHERE name = 'rewards/right/mean'")
-    with Monitor(settings(tmp_path / "copy")) as monitor, watched(browser, monitor) as seen:
+    with Monitor(settings(tmp_path)) as monitor, watched(browser, monitor) as seen:
         page = seen.open("runs/sums-1/alerts")
         said = page.get_by_role("listitem").filter(has_text="The total rises, the trusted reward right falls")
-        said.get_by_role("link", name="the completions to read").click(timeout=PATIENT)
-        page.wait_for_function("() => location.hash.includes('order=best') && location.hash.includes('step=20')")
+        said.get_by_role("link", name="best totals with a low right").click(timeout=PATIENT)
+        page.wait_for_function("() => location.hash.includes('order=best') && location.hash.includes('reward=right')")
 
 
 def test_everything_can_be_reached_with_the_keyboard(seen: Watched) -> None:

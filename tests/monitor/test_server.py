@@ -163,6 +163,7 @@ def test_ipv6_loopback_is_served(tmp_path: Path) -> None:
         (["--host", "0.0.0.0"], "--allowed-host NAME"),
         (["--host", "192.0.2.1"], "ssh -L"),
         (["--host", "0.0.0.0", "--allowed-host", "box", "--no-token"], "--no-token is for the loopback only"),
+        (["--allow-edit", "--no-token"], "--allow-edit needs the token"),
     ],
 )
 def test_doors_are_not_opened_by_accident(tmp_path: Path, options: list[str], told: str) -> None:

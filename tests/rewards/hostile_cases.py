@@ -298,6 +298,8 @@ CASES = {
     "much_output": lambda: [print("y" * 10**6) for _ in range(100)] and 1.0,
     "replace_streams": replace_streams,
     "close_streams": close_streams,
+    "silence": lambda: os.dup2(os.open("/dev/null", os.O_WRONLY), 1),
+    "rewind": lambda: os.lseek(1, 0, os.SEEK_SET) or 1.0,
     "close_low": lambda: (os.closerange(0, 256), 1.0)[1],
     "fork_and_return": fork_and_return,
     "daemonise": daemonise,

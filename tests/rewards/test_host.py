@@ -80,10 +80,12 @@ def test_ctx_is_given_to_a_function_that_takes_it(tmp_path: Path) -> None:
     assert [(row[0].value, row[0].reason) for row in rows] == [(7.0, "eval eos hi"), (7.0, "eval length hi")]
 
 
-def test_random_numbers_depend_on_the_call_and_the_seed_only(tmp_path: Path) -> None:
-    source = """
-    import random
+@pytest.mark.parametrize("imported", ["first", "in the call"])
+def test_random_numbers_depend_on_the_call_and_the_seed_only(tmp_path: Path, imported: str) -> None:
+    source = f"""
+    {"import random" if imported == "first" else ""}
     def score(prompt, completion, example):
+        {"import random" if imported == "in the call" else ""}
         return random.random()
     """
 

@@ -236,7 +236,7 @@ def test_after_the_run_an_edit_is_drift_and_a_rerun_takes_it(tmp_path: Path) -> 
     assert drift is not None and drift.sha256 == version
 
 
-@pytest.mark.parametrize("seconds", [10, pytest.param(60, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.soak)])
 def test_edited_all_the_time_and_killed_in_between_no_batch_mixes_and_no_broken_version_scores(
     tmp_path: Path, seconds: int
 ) -> None:

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from runner.backends.trl.model import Device, is_chat, load_tokenizer, model_and_revision, prompt_text, token_ids
 from runner.backends.trl.settings import batching, uses_vllm
@@ -57,8 +57,11 @@ def _model(message: str, hint: str, environment: bool = False) -> Finding:
 
 
 def _architecture(config: Any, name: str) -> Iterator[Finding]:
+    """Vision-language models are let through where transformers has a language model for them."""
     kinds = [str(kind) for kind in config.architectures or ()]
-    if kinds and not any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds):
+    writes = any(kind.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for kind in kinds)
+    decodes = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not config.is_encoder_decoder
+    if kinds and not (writes and decodes):
         yield _model(f"{name} is a {kinds[0]}, not a causal language model.", "GRPO trains models that write text.")
 
 

@@ -16,6 +16,8 @@ export interface Signal {
   text: string;
   /** Where to look: completions in this order. */
   order: "best" | "worst" | "errors" | "duplicates";
+  /** Only those whose score of this function is at most its mean of late: what scores without being good. */
+  below?: { reward: string; max: number };
 }
 
 export const NAMES = ["reward", "eval/reward", "frac_reward_zero_std", "completions/mean_length", "completions/clipped_ratio"];
@@ -31,7 +33,8 @@ export function signals(rewards: Reward[], held: Held): Signal[] {
   const rises = trend("reward") === "up";
   for (const reward of rewards.filter((one) => one.trusted)) {
     const its = trend(`rewards/${reward.name}/mean`);
-    if (rises && its !== "up" && its !== null) found.push(apart(`the trusted reward ${reward.name}`, its === "down"));
+    const mean = last(`rewards/${reward.name}/mean`);
+    if (rises && its !== "up" && its !== null) found.push({ ...apart(`the trusted reward ${reward.name}`, its === "down"), ...(mean !== null && { below: { reward: reward.name, max: mean } }) });
   }
   const evaluated = trend("eval/reward");
   if (rises && evaluated !== "up" && evaluated !== null) found.push(apart("the evaluation", evaluated === "down"));
@@ -48,7 +51,7 @@ export function signals(rewards: Reward[], held: Held): Signal[] {
 }
 
 function apart(what: string, falls: boolean): Signal {
-  return { title: `The total rises, ${what} ${falls ? "falls" : "does not"}`, text: "The model may have found a way to score without doing better. Read the best completions of the latest step.", order: "best" };
+  return { title: `The total rises, ${what} ${falls ? "falls" : "does not"}`, text: "The model may have found a way to score without doing better. Read what scores best of late.", order: "best" };
 }
 
 /** Of the last quarter against the one before; null when there are too few values to say. */

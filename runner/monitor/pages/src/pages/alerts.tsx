@@ -33,12 +33,13 @@ export function RunAlerts({ run, brief = false }: { run: RunDetail; brief?: bool
 }
 
 function Said({ signal, run }: { signal: Signal; run: RunDetail }) {
-  const query = { view: "list", order: signal.order, step: signal.order === "errors" ? null : run.last_step };
+  const below = signal.below && { reward: signal.below.reward, max: signal.below.max.toFixed(3) };
+  const query = { view: "list", order: signal.order, step: signal.order === "errors" ? null : run.last_step, ...below };
   return (
     <li class="card">
       <p><strong><Inline text={signal.title} limit={200} /></strong></p>
       <p>{signal.text}</p>
-      <p class="links"><a href={href(["runs", run.id, "completions"], query)}>the completions to read</a><a href={href(["runs", run.id])}>the graphs</a></p>
+      <p class="links"><a href={href(["runs", run.id, "completions"], query)}>{below ? `best totals with a low ${below.reward}` : "the completions to read"}</a><a href={href(["runs", run.id])}>the graphs</a></p>
     </li>
   );
 }
