@@ -139,16 +139,15 @@ def conclude(home: Home, store: Store, run_id: str, seconds: float = math.inf) -
     After about so many seconds it leaves the rest, and with it the end, for the next time.
     """
     is_behind = not store.catch_up(run_id, seconds)
-    run = store.run(run_id)
+    run, folder = store.run(run_id), home.run(run_id)
     if not run.state.is_live:
         return True
     if is_behind:
-        _note_running(store, run)
+        _note_running(store, run, folder)
         return False
-    folder = home.run(run_id)
     lock = folder.take_lock()
     if lock is None:
-        _note_running(store, run)
+        _note_running(store, run, folder)
         return False
     try:
         store.ingest(run_id)
@@ -160,14 +159,16 @@ def conclude(home: Home, store: Store, run_id: str, seconds: float = math.inf) -
         os.close(lock)
 
 
-def _note_running(store: Store, run: RunRow) -> None:
-    if run.state is State.STARTING and store.attempts(run.id)[-1].journal_offset > 0:
+def _note_running(store: Store, run: RunRow, folder: RunFolder) -> None:
+    attempt = store.attempts(run.id)[-1]
+    if run.state is State.STARTING and attempt.journal_offset > 0:
         with contextlib.suppress(IllegalTransition):  # somebody else looked, too, and was faster
             store.transition(run.id, State.RUNNING)
+            store.set_handle(run.id, attempt.n, read_json(folder.attempt(attempt.n) / "handle.json"))
 
 
 def _conclude(store: Store, run: RunRow, folder: RunFolder) -> None:
-    _note_running(store, run)
+    _note_running(store, run, folder)
     attempt = store.attempts(run.id)[-1]
     exit_record = read_json(folder.attempt(attempt.n) / "exit.json") or {}
     reason, detail = _ending(store, run, folder, attempt, exit_record)

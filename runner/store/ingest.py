@@ -57,6 +57,8 @@ class Target:
     run_id: str
     number: int
     attempt: int
+    rewards: Path
+    """The run's reward versions: a folder of sources each, named by its hash."""
 
 
 def insert(to: Target, event: events.Event) -> None:
@@ -153,11 +155,21 @@ def _insert_metrics(to: Target, event: events.MetricsReported) -> None:
 def _change_version(to: Target, event: events.VersionChanged) -> None:
     """A version that comes back keeps its number and its first step."""
     to.conn.execute(
-        "INSERT INTO reward_versions (run_id, version, sha256, state, first_step, error) VALUES (?, ?, ?, ?, ?, ?) "
+        "INSERT INTO reward_versions (run_id, version, sha256, source, state, first_step, error) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?) "
         "ON CONFLICT DO UPDATE SET state = excluded.state, error = excluded.error, "
         "first_step = coalesce(first_step, excluded.first_step)",
-        (to.run_id, event.number, event.version, event.state, event.first_step, event.error),
+        (
+            *(to.run_id, event.number, event.version, _sources(to.rewards / event.version)),
+            *(event.state, event.first_step, event.error),
+        ),
     )
+
+
+def _sources(folder: Path) -> str | None:
+    """A version's Python files as JSON, {path: text}; None for one that was refused before any could be kept."""
+    texts = {str(path.relative_to(folder)): path.read_text(errors="replace") for path in sorted(folder.rglob("*.py"))}
+    return json.dumps(texts, ensure_ascii=False) if texts else None
 
 
 def _start_attempt(to: Target, event: events.AttemptStarted) -> None:

@@ -145,6 +145,7 @@ class RewardVersionRow:
     sha256: str
     """What `reward_version` of a completion names."""
     source: str | None
+    """Its Python files as JSON, {path: text}. None for one that was refused before any could be kept."""
     state: Literal["staged", "active", "retired", "rejected"]
     first_step: int | None
     error: str | None

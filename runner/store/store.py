@@ -233,8 +233,8 @@ class Store:
         """Stores what `runner.store.digest.digest` gave."""
         self._update_run(run_id, digest=digest, digest_note=note)
 
-    def set_handle(self, run_id: str, n: int, handle: dict[str, Any]) -> None:
-        """Notes who runs the attempt, once its process is there."""
+    def set_handle(self, run_id: str, n: int, handle: dict[str, Any] | None) -> None:
+        """Notes who runs the attempt: its supervisor's pid and start time, and the boot."""
         with self.writing():
             self._update_attempt(run_id, n, handle=_json(handle))
             self._mirror(run_id)
@@ -279,7 +279,7 @@ class Store:
                 insert_attempt(conn, run.id, n)
                 if self._offset(run.id, n) != (start or 0):
                     continue
-                to = ingest.Target(conn, run.id, run.number, n)
+                to = ingest.Target(conn, run.id, run.number, n, self.folder(run).rewards)
                 for event in chunk.events:
                     ingest.insert(to, event)
                 self._update_attempt(run.id, n, journal_offset=chunk.end)

@@ -18,6 +18,7 @@ import pytest
 from sqlite_utils.utils import sqlite3
 
 from runner import api
+from runner.store import queries
 from runner.store.errors import StoreError
 from runner.store.rows import RunRow
 from tests.small_job import REWARDS, write_job
@@ -338,3 +339,11 @@ def test_a_full_disk_holds_the_run_and_it_goes_on_when_there_is_space(tmp_path: 
     resumed.wait()
     steps = [step for step, _ in resumed.metrics("reward")]
     assert steps == list(range(1, len(steps) + 1))
+
+
+def test_the_database_holds_the_sources_of_a_reward_version(tmp_path: Path) -> None:
+    run = api.emulate(write_job(tmp_path), home=tmp_path)
+    with run.reading() as store:
+        [version] = queries.reward_versions(store, run.id)
+    assert version.source is not None
+    assert json.loads(version.source) == {"rewards.py": REWARDS}
