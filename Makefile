@@ -42,7 +42,7 @@ screenshots: .venv/.test  ## the README's pictures of the monitor, from a run ma
 	.venv/bin/python -m tests.monitor.screenshots
 
 weights: .venv/.demo  ## pre-trains the emulator's language model again, and measures its model card
-	.venv/bin/python -m emulator.pretrain
+	.venv/bin/python -m emulator.pretrain --work build/weights
 
 .venv/.venv:
 	$(PYTHON) -m venv .venv
