@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import heapq
-import json
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import msgspec
 from msgspec.structs import replace
@@ -14,7 +13,7 @@ from msgspec.structs import replace
 from runner.rewards.bundle import Function
 from runner.rewards.cache import Cache
 from runner.rewards.contract import GroupCall, Outcome, Score
-from runner.rewards.frames import Answer, clean, encode, to_json
+from runner.rewards.frames import Answer, clean, encode, json_text, to_json
 from runner.rewards.gate import Gates, clipped
 from runner.rewards.meter import Meter
 from runner.rewards.teams import Mode, Team
@@ -69,8 +68,8 @@ class Batch:
         """`patience`: time-outs in a row, for each call of a function that may run at once, after which it is given
         up."""
         self._groups, self._functions, self._meters, self._cache = groups, functions, meters, cache
-        self._place = asdict(place)
-        self._examples = [json.dumps(dict(group.example), ensure_ascii=False, default=str) for group in groups]
+        self._place = {"step": place.step, "split": place.split, "progress": place.progress}
+        self._examples = [json_text(dict(group.example)) for group in groups]
         self._heads: list[dict[str, object]] = [{} for _ in groups]
         """What is the same in every message of a group, once there was one."""
         self._team_of = {function: team for team in teams for function in team.functions}
@@ -92,10 +91,12 @@ class Batch:
         ]
         if any(function.batch == "group" for function in functions):
             calls.sort(key=lambda call: (call.group, self.is_whole(call) and call.function + 1))
-        self._held = {call.number: call for call in calls if self._gates.holds_back(call.function)}
+        self._held: dict[int, Call] = {}
         """Calls that wait for other functions' scores of their completion."""
         for call in calls:
-            if call.number not in self._held:
+            if self._gates.holds_back(call.function):
+                self._held[call.number] = call
+            else:
                 self._add(call)
 
     def _add(self, call: Call) -> None:
@@ -142,7 +143,8 @@ class Batch:
         if waiting and self.is_whole(waiting[0]):
             return self._take_whole_group(waiting, now)
         seconds, size = 0.0, 0
-        while waiting and len(taken) < (1 if team.one_by_one else MESSAGE_CALLS) and self._may_start(waiting, now):
+        most = 1 if team.one_by_one else MESSAGE_CALLS
+        while len(taken) < most and self._may_start(waiting, now):
             call = waiting[0]
             seconds += pace[call.function]
             size += len(self._groups[call.group].completions[call.index])
@@ -189,17 +191,19 @@ class Batch:
     def message(self, calls: Sequence[Call], mode: Mode) -> bytes:
         """The request frame for calls of one group."""
         group = self._groups[calls[0].group]
-        indices = list(dict.fromkeys(call.index for call in calls))
+        positions: dict[int, int] = {}
+        for call in calls:
+            positions.setdefault(call.index, len(positions))
         nothing = (None,) * len(group.completions)
         finish, tokens = group.finish or nothing, group.tokens or nothing
         request: dict[str, object] = {
             **(self._heads[calls[0].group] or self._head(calls[0].group)),
             "mode": mode,
-            "completions": [[i, group.completions[i], finish[i], _length(tokens[i])] for i in indices],
-            "calls": [[call.number, call.function, indices.index(call.index)] for call in calls],
+            "completions": [[i, group.completions[i], finish[i], _length(tokens[i])] for i in positions],
+            "calls": [[call.number, call.function, positions[call.index]] for call in calls],
         }
-        if any(self._functions[call.function].style == "trl" for call in calls):
-            request["tokens"] = [tokens[index] for index in indices]
+        if any(self._functions[function].style == "trl" for function in {call.function for call in calls}):
+            request["tokens"] = [tokens[index] for index in positions]
             if self.is_whole(calls[0]):
                 members = [[text, ids] for text, ids in zip(group.completions, tokens, strict=True)]
                 request["whole"] = {"number": calls[0].group, "completions": members}

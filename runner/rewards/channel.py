@@ -15,6 +15,8 @@ import struct
 import time
 from typing import Any
 
+from .answering import received
+
 LENGTH = struct.Struct("<I")
 DRAFT_BYTES = 32 << 10
 """Of the draft: the length of what stands in it, and frames."""
@@ -32,7 +34,7 @@ class Connection:
         """The next request; None when the host is gone."""
         header = self._exactly(4)
         body = self._exactly(LENGTH.unpack(header)[0]) if header else b""
-        return json.loads(body.decode("utf-8", "surrogatepass")) if body else None
+        return received(body) if body else None
 
     def write(self, value: Any) -> None:
         self.send(frame_of(value))

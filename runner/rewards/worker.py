@@ -175,7 +175,7 @@ class Worker:
         seconds = time.perf_counter() - started
         output = self._capture.text()
         if answer.outcome == "ok" and answer.reason is None and output is None and prepared.ctx is None:
-            return packed(f'[{number},"ok",{answer.value!r},null,null,null,{seconds!r}]')  # as nearly always
+            return packed(f'[{number},"ok",{answer.value!r},null,null,null,{seconds:.9f}]')  # as nearly always
         return frame_of([number, *answer, output, seconds, *prepared.extras()])
 
     # ------------------------------------------------------------------------------------------------ in isolation
