@@ -249,9 +249,7 @@ class Worker:
         return peak > limit and (_resident() or peak) > limit
 
 
-def run(
-    descriptors: Sequence[int], load: Callable[[], Loaded], folder: str, seed: str, policy: Policy
-) -> NoReturn:
+def run(descriptors: Sequence[int], load: Callable[[], Loaded], folder: str, seed: str, policy: Policy) -> NoReturn:
     """Never returns."""
     status = 70
     try:
