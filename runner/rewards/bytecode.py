@@ -14,7 +14,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
@@ -30,7 +31,7 @@ def add_bytecode(environment: Path, store: Path) -> None:
         if not _link(kept, _compiled(source)):
             missing[source] = kept
     if missing:
-        _compile(missing)
+        _compile(list(missing))
         for source, kept in missing.items():
             _link(_compiled(source), kept)
 
@@ -60,9 +61,17 @@ def _link(there: Path, here: Path) -> bool:
     return True
 
 
-def _compile(sources: Iterable[Path]) -> None:
-    """With all processors, and without a line of the packages' own being run."""
-    command = [sys.executable, "-I", "-S", "-m", "compileall", "-qq", "-j", "0", "-i", "-"]
+def _compile(sources: Sequence[Path]) -> None:
+    """On all processors."""
+    processors = os.cpu_count() or 1
+    shares = [sources[i::processors] for i in range(processors)]
+    with ThreadPoolExecutor(processors) as pool:
+        list(pool.map(_compile_share, filter(None, shares)))
+
+
+def _compile_share(sources: Sequence[Path]) -> None:
+    """Without a line of the packages' own being run."""
+    command = [sys.executable, "-I", "-S", "-m", "compileall", "-qq", "-i", "-"]
     command += ["--invalidation-mode", "unchecked-hash"]
     given = "\n".join(map(str, sources))
     subprocess.run(command, input=given, text=True, cwd="/", env={}, capture_output=True, check=False)
