@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from runner.rewards.bundle import Function
 from runner.rewards.cache import Cache
 from runner.rewards.contract import GroupCall, Outcome, Score
-from runner.rewards.frames import Answer, clean, encode, json_text, to_json
+from runner.rewards.frames import Answer, clean, encode, json_text
 from runner.rewards.gate import Gates, clipped
 from runner.rewards.meter import Meter
 from runner.rewards.teams import Mode, Team
@@ -69,9 +69,8 @@ class Batch:
         up."""
         self._groups, self._functions, self._meters, self._cache = groups, functions, meters, cache
         self._place = {"step": place.step, "split": place.split, "progress": place.progress}
-        self._examples = [json_text(dict(group.example)) for group in groups]
-        self._heads: list[dict[str, object]] = [{} for _ in groups]
-        """What is the same in every message of a group, once there was one."""
+        self._examples: dict[int, str] = {}
+        """As JSON, by group, once a message or a cache wants it."""
         self._team_of = {function: team for team in teams for function in team.functions}
         self._give_up = [patience * self._team_of[i].width for i in range(len(functions))]
         self._hangs = [0] * len(functions)
@@ -197,8 +196,12 @@ class Batch:
         nothing = (None,) * len(group.completions)
         finish, tokens = group.finish or nothing, group.tokens or nothing
         request: dict[str, object] = {
-            **(self._heads[calls[0].group] or self._head(calls[0].group)),
+            **self._place,
             "mode": mode,
+            "group": calls[0].group,
+            "prompt": group.prompt,
+            "example": msgspec.Raw(self._example(calls[0].group).encode("utf-8", "surrogatepass")),
+            "messages": group.messages and [dict(message) for message in group.messages],
             "completions": [[i, group.completions[i], finish[i], _length(tokens[i])] for i in positions],
             "calls": [[call.number, call.function, positions[call.index]] for call in calls],
         }
@@ -209,16 +212,10 @@ class Batch:
                 request["whole"] = {"number": calls[0].group, "completions": members}
         return encode(request)
 
-    def _head(self, group: int) -> dict[str, object]:
-        call = self._groups[group]
-        self._heads[group] = {
-            **self._place,
-            "group": group,
-            "prompt": to_json(call.prompt),
-            "example": msgspec.Raw(self._examples[group].encode("utf-8", "surrogatepass")),
-            "messages": to_json(call.messages and [*call.messages]),
-        }
-        return self._heads[group]
+    def _example(self, group: int) -> str:
+        if group not in self._examples:
+            self._examples[group] = json_text(dict(self._groups[group].example))
+        return self._examples[group]
 
     def record(self, call: Call, said: Answer, now: float) -> None:
         """The score of a call that a worker answered; or another try, where that may help."""
@@ -286,7 +283,7 @@ class Batch:
 
     def _key(self, call: Call) -> str:
         name = self._functions[call.function].name
-        return self._cache.key(name, self._groups[call.group], self._examples[call.group], call.index)
+        return self._cache.key(name, self._groups[call.group], self._example(call.group), call.index)
 
     def _set(self, call: Call, score: Score) -> None:
         """The one score of the call. `on_error: zero` gives an error its 0.0 here."""
