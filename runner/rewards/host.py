@@ -27,20 +27,17 @@ from runner.rewards.cache import Cache
 from runner.rewards.calls import Batch, Call, Place
 from runner.rewards.channel import BLOCK_SECONDS
 from runner.rewards.contract import GroupCall, Outcome, Score
+from runner.rewards.deaths import WRITTEN, death_of_fork, how_it_ended, readable_stack
 from runner.rewards.frames import Answer, ProtocolError, answer, hello
 from runner.rewards.meter import Meters
 from runner.rewards.processes import (
     SILENCE_SECONDS,
     START_SECONDS,
-    WRITTEN,
     LoadFailure,
     RewardLoadError,
     State,
     Worker,
     Zygote,
-    death_of_fork,
-    how_it_ended,
-    readable_stack,
 )
 from runner.rewards.sandbox import Settings
 from runner.rewards.schedule import STEAL_SECONDS, messages, steal
@@ -88,6 +85,7 @@ class RewardHost:
         self._settings = settings or Settings()
         self._teams = teams_of(self.functions, workers)
         self._size = sum(team.size for team in self._teams)
+        self._shortest = {team: min(self.functions[i].timeout for i in team.functions) for team in self._teams}
         self._meters = Meters(self.functions, self._settings.state)
         self._cache = Cache(self.version, self._settings.state)
         hide(self._settings.secrets)
@@ -181,7 +179,9 @@ class RewardHost:
 
     def _start_zygote(self) -> None:
         policy = self._settings.policy(self._folder, self._scratch)
-        self._zygote = Zygote(self._python, self._folder, self._seed, self._scratch, policy, self._settings.variables())
+        self._zygote = Zygote(
+            self._python, self._folder, self._seed, self._scratch, policy, self._settings.variables(self._scratch)
+        )
         self._selector.register(self._zygote.control, selectors.EVENT_READ, None)
 
     def _refill(self) -> None:
@@ -314,12 +314,15 @@ class RewardHost:
     # ------------------------------------------------------------------------------------------------ deadlines, deaths
 
     def _due(self, worker: Worker) -> float:
-        """When something must be done about the worker unless it is heard of."""
-        if worker.state is State.READY:
-            call = worker.current
-            patience = SILENCE_SECONDS if worker.runs_together else BLOCK_SECONDS
-            return worker.since + self.functions[call.function].timeout + patience if call else math.inf
-        return worker.since + SECONDS_IN[worker.state]
+        """When something must be done about the worker unless it is heard of; first of all, to look what it does."""
+        if worker.state is not State.READY:
+            return worker.since + SECONDS_IN[worker.state]
+        call, team = worker.current, worker.team
+        if call is None or team is None:
+            return math.inf
+        patience = SILENCE_SECONDS if worker.runs_together else BLOCK_SECONDS
+        exact = worker.is_looked_at or worker.runs_together
+        return worker.since + patience + (self.functions[call.function].timeout if exact else self._shortest[team])
 
     def _enforce(self) -> None:
         now = time.monotonic()
@@ -336,6 +339,7 @@ class RewardHost:
             case State.READY:
                 self._hear(worker)
                 worker.look_at_draft()
+                worker.is_looked_at = True
                 if worker.state is State.READY and self._due(worker) <= time.monotonic():
                     worker.kill(signal.SIGUSR1)
                     worker.enter(State.DUMPING)

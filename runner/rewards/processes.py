@@ -25,9 +25,10 @@ from pathlib import Path
 from runner.rewards.calls import Call
 from runner.rewards.channel import DRAFT_BYTES, read_draft
 from runner.rewards.confine import Policy
-from runner.rewards.frames import Answer, Hello, ProtocolError, answer, hello, split
+from runner.rewards.deaths import how_it_ended, readable_stack
+from runner.rewards.frames import Hello, ProtocolError, answer, hello, split
 from runner.rewards.teams import Team
-from runner.rewards.texts import OUTPUT_STARTS, is_ours, read_capture
+from runner.rewards.texts import OUTPUT_STARTS, read_capture
 from runner.spec.errors import Finding, JobError
 
 START_SECONDS = 30.0
@@ -38,7 +39,6 @@ CALL_SECONDS = 0.00001
 """What a worker does around a call."""
 AHEAD_SECONDS = 0.002
 """Work that a worker may have before it: more than it does before it tells of it."""
-WRITTEN = "; its channel to the runner was written to: "
 RECORD = struct.Struct("<cii")
 ROOM = Path(__file__).parent
 
@@ -87,7 +87,9 @@ class Worker:
         self.messages: deque[deque[Call]] = deque()
         """Unanswered calls, by message. Unless they run together, the one behind those drafted is running."""
         self._drafted = 0
-        """Calls, of those unanswered, whose answers stand in the draft, when it was last looked at."""
+        """Calls, of those unanswered, whose answers stand in the draft."""
+        self.is_looked_at = False
+        """By the time that a call was due: from then on until it is heard of, it is known which one runs."""
         self.team: Team | None = None
         """Joined with the first message."""
         self.is_last = False
@@ -187,7 +189,7 @@ class Worker:
 
     def give(self, calls: list[Call], message: bytes, team: Team) -> None:
         if not self.messages:
-            self.since = time.monotonic()
+            self.since, self.is_looked_at = time.monotonic(), False
         self.messages.append(deque(calls))
         self.team = team
         self._unsent += message
@@ -231,7 +233,7 @@ class Worker:
 
     def is_heard(self) -> None:
         """It has just answered; the next call runs from now."""
-        self._drafted = 0
+        self._drafted, self.is_looked_at = 0, False
         if self.state is not State.DYING:
             self.state, self.since = State.READY, time.monotonic()
 
@@ -374,55 +376,12 @@ class Zygote:
         return Hello(error=text, file=place[1], line=int(place[2])) if place else Hello(error=text)
 
 
-def environment(scratch: Path) -> dict[str, str]:
-    """The whole environment of a reward: nothing of the trainer's."""
-    return {
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
-        "LANG": "C.UTF-8",
-        "HOME": str(scratch),
-        "TMPDIR": str(scratch),
-        "PYTHONHASHSEED": "0",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-
-
 def anonymous_file(scratch: Path) -> int:
     """A file without a name, in memory where the system can."""
     if sys.platform == "linux":
         return os.memfd_create("reward")
     with tempfile.TemporaryFile(dir=scratch) as file:
         return os.dup(file.fileno())
-
-
-def readable_stack(dump: str, folder: Path) -> str:
-    """faulthandler's dump, innermost first, as in our tracebacks: `rewards.py:12 in equation`. Less our own frames."""
-    found = re.findall(r'^  File "(.*)", line (\d+) in (.*)$', dump, re.MULTILINE)
-    lines = [
-        f"\n  {file.removeprefix(f'{folder}/')}:{line} in {name}" for file, line, name in found if not is_ours(file)
-    ]
-    return "".join(lines[:20])
-
-
-def how_it_ended(code: int) -> str:
-    """`code` as `subprocess` has it: negative for a signal."""
-    if code >= 0:
-        return f"exited with status {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
-
-
-def death_of_fork(said: Answer, folder: Path) -> str:
-    """The error of a call in isolation whose process died, as its worker tells it."""
-    code, _, dump = (said.error or "").partition("\n")
-    why = f"{WRITTEN}{said.reason}" if said.reason else ""
-    return f"the worker process {how_it_ended(int(code))}{why}{readable_stack(dump, folder)}"
 
 
 def _spawn(
@@ -442,7 +401,7 @@ def _spawn(
         stdout=output,
         stderr=output,
         cwd=scratch,
-        env={**environment(scratch), **variables},
+        env=variables,
         pass_fds=[control.fileno()],
         start_new_session=True,
     )
