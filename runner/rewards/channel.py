@@ -11,6 +11,7 @@ import contextlib
 import json
 import mmap
 import os
+import select
 import struct
 import time
 from typing import Any
@@ -35,6 +36,10 @@ class Connection:
         header = self._exactly(4)
         body = self._exactly(LENGTH.unpack(header)[0]) if header else b""
         return received(body) if body else None
+
+    def has_more(self) -> bool:
+        """Whether a request waits, or the host is gone."""
+        return bool(select.select((self.fd,), (), (), 0)[0])
 
     def write(self, value: Any) -> None:
         self.send(frame_of(value))
@@ -64,8 +69,9 @@ class Answers:
         self._sent = 0.0
 
     def begin(self) -> None:
-        """A message has come: nothing of it is older than this."""
-        self._sent = time.perf_counter()
+        """A message has come: what there will be to send isn't older than this."""
+        if self._end == LENGTH.size:
+            self._sent = time.perf_counter()
 
     def add(self, frame: bytes) -> None:
         if self._end + len(frame) > DRAFT_BYTES:

@@ -161,11 +161,11 @@ class Worker:
                 self._calls += 1
                 if is_full := self._is_full():
                     break  # before a call pays for what earlier ones kept
-            if answers:
+            # A fresh worker is cheap; what lives on here could harm the next call.
+            is_last = is_full or self._calls >= MAX_CALLS or _has_leftovers()
+            if answers and (is_last or not self._connection.has_more()):
                 answers.send()
-            if is_full or self._calls >= MAX_CALLS or _has_leftovers():
-                return  # a fresh worker is cheap; what lives on here could harm the next call
-            request = self._connection.read()
+            request = None if is_last else self._connection.read()
 
     def _make(self, loaded: Loaded, request: dict[str, Any], number: int, index: int, position: int) -> bytes:
         """Makes a call and gives the frame that answers it."""
