@@ -26,6 +26,8 @@ MOST_SCORES = 2**22
 """Attention scores of one layer that are held at once."""
 LEAST_OPERATIONS = 2**21
 """Multiplications from which a product is left to oneDNN."""
+BLOCK = 256
+"""Rows that such a product has, or a multiple."""
 
 
 def keep_freed_memory() -> None:
@@ -48,10 +50,20 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
     """x·wᵀ. Large ones by oneDNN: of MKL, torch's own choice, it takes half the time on AMD's processors, and as much
-    on Intel's. Not small ones, whose shapes are many: oneDNN makes code for each shape it meets."""
-    small = x.numel() * len(weight) < LEAST_OPERATIONS
-    if small or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+    on Intel's. It makes and keeps code for each number of rows that it meets, so they are filled up to whole blocks."""
+    if _is_small(x, weight):
         return F.linear(x, weight)
+    rows = x.flatten(0, -2)
+    filled = F.pad(rows, (0, 0, 0, -len(rows) % BLOCK))
+    return _one_dnn(filled, weight)[: len(rows)].view(*x.shape[:-1], len(weight))
+
+
+def _is_small(x: Tensor, weight: Tensor) -> bool:
+    small = x.numel() * len(weight) < LEAST_OPERATIONS
+    return small or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available()
+
+
+def _one_dnn(x: Tensor, weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise.default(x, weight, None, "none", [], "")
 
 
@@ -72,8 +84,13 @@ class _Linear(torch.autograd.Function):
 
 
 def _outer(dy: Tensor, x: Tensor) -> Tensor:
-    """dyᵀ·x. The narrower one goes first, which is how oneDNN is quicker."""
-    return _product(x.T, dy.T).T.contiguous() if x.shape[1] < dy.shape[1] else _product(dy.T, x.T)
+    """dyᵀ·x, whole blocks of rows by oneDNN. The narrower one goes first, which is how that is quicker."""
+    if len(x) < BLOCK or _is_small(dy, x.T):
+        return dy.T @ x
+    whole = len(x) - len(x) % BLOCK
+    a, b = dy[:whole].T, x[:whole].T
+    product = _one_dnn(b, a).T.contiguous() if len(b) < len(a) else _one_dnn(a, b)
+    return product.addmm_(dy[whole:].T, x[whole:])
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
