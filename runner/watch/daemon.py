@@ -34,8 +34,10 @@ from runner.watch.notify import Notifier
 from runner.watch.upkeep import Backups, open_sound
 from runner.watch.wake import Wake
 
-LOOK_SECONDS = 2.0
-"""The folder is looked at so often, whatever the notifications say."""
+LOOK_SECONDS = (2.0, 10.0)
+"""The folder is looked at so often, whatever the notifications say; less often where a look takes long."""
+LOOK_SHARE = 200
+"""At rest, looks may take this fraction of the time."""
 BETWEEN_LOOKS_SECONDS = 0.2
 BUSY_SECONDS = 0.25
 """Pause between two rounds while runs are alive: their journals are read."""
@@ -147,7 +149,7 @@ class Watch:
     def _round(self, woken: bool) -> int | None:
         now = time.monotonic()
         fresh = woken or not self._desk.is_settled
-        if now - self._looked_at >= (BETWEEN_LOOKS_SECONDS if fresh else LOOK_SECONDS):
+        if now - self._looked_at >= (BETWEEN_LOOKS_SECONDS if fresh else self._look_every):
             self._look(now)
         before = self._alive
         self._alive = self._keeper.look()
@@ -175,7 +177,15 @@ class Watch:
             return BUSY_SECONDS
         if not self._desk.is_settled:
             return BETWEEN_LOOKS_SECONDS
-        return max(0.0, self._looked_at + LOOK_SECONDS - time.monotonic()) if not self._waiting.runs else ADMIT_SECONDS
+        if self._waiting.runs:
+            return ADMIT_SECONDS
+        return max(0.0, self._looked_at + self._look_every - time.monotonic())
+
+    @property
+    def _look_every(self) -> float:
+        """Seconds between two looks at a folder that nothing is heard of."""
+        shortest, longest = LOOK_SECONDS
+        return min(max(shortest, self._gauges.look_seconds * LOOK_SHARE), longest)
 
     def _say_trouble(self, event: str, error: str) -> None:
         if not self._troubles:
