@@ -6,7 +6,6 @@ state has to survive power loss and ingest commits too seldom to matter. Reads a
 
 from __future__ import annotations
 
-import glob
 import json
 import math
 import sqlite3
@@ -388,11 +387,12 @@ def _check_move(run: RunRow, to: State, reason: Reason | None) -> None:
 
 
 def _next_id(conn: sqlite3.Connection, job: str, state: Path) -> str:
-    """A number above every run's of the job, also of folders that this database does not know (yet)."""
+    """A number above every run's of the job, and of no folder that this database does not know (yet)."""
     sql = "SELECT coalesce(max(CAST(substr(id, length(job) + 2) AS INTEGER)), 0) FROM runs WHERE job = ?"
-    known: int = conn.execute(sql, (job,)).fetchone()[0]
-    numbers = (path.name.removeprefix(f"{job}-") for path in (state / "runs").glob(f"{glob.escape(job)}-*"))
-    return f"{job}-{max([known, *(int(number) for number in numbers if number.isdecimal())]) + 1}"
+    number = int(conn.execute(sql, (job,)).fetchone()[0]) + 1
+    while (state / "runs" / f"{job}-{number}").exists():
+        number += 1
+    return f"{job}-{number}"
 
 
 def _run_record(run_id: str, number: int, new: Submission) -> records.RunRecord:

@@ -35,6 +35,8 @@ RECHECK_SECONDS = (30.0, 60.0, 120.0, 300.0)
 """When a job whose data or rewards are wrong is checked again: they may come later."""
 SLICE_SECONDS = 0.5
 """Reading stops here and goes on in the next round: ten thousand new files don't keep the runs waiting."""
+SLICES_PER_SCAN = 4
+"""It gets so many times what the look before it took, if that is more: else looking would take most of the time."""
 _BESIDE_OTHERS = frozenset({"duplicate-name", "circle"})
 """Codes of what is wrong only as long as another file is as it is."""
 
@@ -91,7 +93,9 @@ class Desk:
     def look(self, closed: Collection[str] = ()) -> None:
         """One round: reads what is new, acts on it, and notes what is gone. Raises StoreUnavailable."""
         failpoint("watch.look")
+        began = time.monotonic()
         look = self._scan.look(closed)
+        slice_seconds = max(SLICE_SECONDS, SLICES_PER_SCAN * (time.monotonic() - began))
         if not look.available:
             self._say_away()
             return
@@ -104,7 +108,7 @@ class Desk:
             self._unread[path] = None
         for path in self._due():
             self._unread[path] = None
-        self._read_some()
+        self._read_some(slice_seconds)
         self._note_absences(look)
         self._records.flush(self._wall())
         self.is_settled = not (look.waiting or self._unread or not all(f.declared for f in self._failures.values()))
@@ -151,10 +155,10 @@ class Desk:
             if its_time or (failure.beside is not None and failure.beside != _beside(path, self._home.jobs)):
                 yield path
 
-    def _read_some(self) -> None:
+    def _read_some(self, seconds: float) -> None:
         """Those that had a name before go first: of two files with one name, and of a circle of jobs, the older file
         is right."""
-        deadline = time.monotonic() + SLICE_SECONDS
+        deadline = time.monotonic() + seconds
         for path in sorted(self._unread, key=lambda path: (path not in self._names, str(path))):
             if path in self._present:
                 self._read(path)
