@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from runner.journal.folder import RunFolder
 from runner.journal.states import Reason, State
 
 Row = TypeVar("Row")
@@ -34,6 +35,8 @@ class Submission:
     """Higher goes first; equal ones in the order of submission."""
     parent: str | None = None
     """Id of the run whose checkpoint it starts from."""
+    fill: Callable[[RunFolder], None] | None = None
+    """Puts everything but the store's own records into the run folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,7 @@ class QueuedRow:
     job: str
     revision: str
     backend: str
+    emulated: bool
     priority: int
     want: Want
     detail: str

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +31,9 @@ from runner.store.rows import AttemptRow, Claim, JobRow, RunRow, Submission, Wan
 from runner.store.schema import DatabaseError, OperationalError, open_database, open_read_only
 
 Row = TypeVar("Row")
+
+FILLERS = 4
+"""Run folders that are filled at a time; most of it is waiting for the disk."""
 
 ALLOWED: dict[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.STARTING, State.CANCELLED, State.SUPERSEDED, State.HELD}),
@@ -127,28 +132,39 @@ class Store:
             if conn.in_transaction:  # on a full disk SQLite has rolled back by itself
                 conn.execute("ROLLBACK")
 
-    def submit(self, new: Submission, fill: Callable[[Path], None] | None = None) -> str:
-        """Puts a run in the queue and makes its folder with `run.json`; gives its id.
+    def submit(self, *new: Submission) -> list[str]:
+        """Puts runs in the queue, all of them or none, and makes their folders; gives their ids.
 
-        A pending run of the same job and backend is superseded: the newest wins. `fill` puts the rest into the folder;
-        nobody can claim the run before it has.
+        A pending run of the same job and backend is superseded: the newest wins. Nobody can claim a run before its
+        folder has been filled. What was made of the folders is removed where nothing comes of it.
         """
-        with self.writing() as conn:
-            run_id = _next_id(conn, new.job, self.path.parent)
-            number: int = conn.execute("SELECT coalesce(max(number), 0) + 1 FROM runs").fetchone()[0]
-            pending = self.sibling(new.job, new.backend, (State.QUEUED,))
-            if pending:
-                self._move(self.run(pending), State.SUPERSEDED, Reason.SUPERSEDED, f"by {run_id}")
-            record = _run_record(run_id, number, new)
-            insert_run(conn, record, records.RunState(state=State.QUEUED, reason=Reason.WAITING, priority=new.priority))
-            self._record_transition(run_id, None, State.QUEUED, Reason.WAITING, "")
-            folder = self.folder(self.run(run_id))
-            records.write(folder.run_json, record)
-            self._mirror(run_id)
-            if fill is not None:
-                fill(folder.path)
-            failpoint("store.submit")
-        return run_id
+        made: list[RunFolder] = []
+        try:
+            with self.writing() as conn:
+                for item in new:
+                    made.append(RunFolder(self.path.parent / "runs" / _next_id(conn, item.job, self.path.parent)))
+                    self._enqueue(conn, item, made[-1])
+                _fill_all(new, made)
+                failpoint("store.submit")
+        except BaseException:
+            for folder in made:
+                shutil.rmtree(folder.path, ignore_errors=True)
+            raise
+        return [folder.path.name for folder in made]
+
+    def _enqueue(self, conn: sqlite3.Connection, new: Submission, folder: RunFolder) -> None:
+        run_id = folder.path.name
+        number: int = conn.execute("SELECT coalesce(max(number), 0) + 1 FROM runs").fetchone()[0]
+        pending = self.sibling(new.job, new.backend, (State.QUEUED,))
+        if pending:
+            self._move(self.run(pending), State.SUPERSEDED, Reason.SUPERSEDED, f"by {run_id}")
+        record = _run_record(run_id, number, new)
+        state = records.RunState(state=State.QUEUED, reason=Reason.WAITING, priority=new.priority)
+        came = records.TransitionRecord(seq=1, at=time.time(), data=_transition(None, state.state, state.reason, ""))
+        insert_run(conn, record, state)
+        insert_transition(conn, run_id, came)
+        records.write(folder.run_json, record)
+        records.write(folder.state_json, records.StateRecord(run=state, attempts=[], transitions=[came]))
 
     def claim(self, run_id: str, *, host: str | None = None, boot_id: str | None = None) -> Claim:
         """Takes a queued run to `starting` with a new attempt, or says what it waits for (kept as its detail, too).
@@ -172,21 +188,6 @@ class Store:
             self._move(run, State.STARTING, None, "")
             failpoint("store.claim")
             return Claim(run=self.run(run_id), attempt=n)
-
-    def claim_next(self, backend: str | None = None, *, host: str | None = None, boot_id: str | None = None) -> Claim:
-        """Claims the first queued run that can start: higher priority first, then the order of submission."""
-        waiting = "nothing is queued"
-        queued = self.db.conn.execute(
-            "SELECT id FROM runs WHERE state = 'queued' AND want = 'run' AND backend = coalesce(?, backend) "
-            f"ORDER BY {QUEUE_ORDER}",
-            (backend,),
-        ).fetchall()
-        for (run_id,) in queued:
-            claim = self.claim(run_id, host=host, boot_id=boot_id)
-            if claim.run:
-                return claim
-            waiting = f"{run_id}: {claim.waiting}"
-        return Claim(run=None, waiting=waiting)
 
     def waiting_all(self, details: Mapping[str, str]) -> None:
         """Notes of queued runs what they wait for, as in `no GPU`. Nothing happens to a run that isn't queued."""
@@ -336,7 +337,7 @@ class Store:
     def _record_transition(
         self, run_id: str, old: State | None, new: State, reason: Reason | None, detail: str
     ) -> None:
-        self._record(run_id, "transition", {"from": old, "to": new, "reason": reason, "detail": detail})
+        self._record(run_id, "transition", _transition(old, new, reason, detail))
 
     def _record(self, run_id: str, kind: str, data: dict[str, Any]) -> None:
         """An event of the store's own, as attempt 0."""
@@ -348,7 +349,8 @@ class Store:
     def sibling(self, job: str, backend: str, states: Sequence[State]) -> str | None:
         """Id of the job's run in one of these states; the schema allows one."""
         marks = ", ".join("?" * len(states))
-        sql = f"SELECT id FROM runs WHERE job = ? AND backend = ? AND state IN ({marks})"
+        # The plus keeps SQLite from the index by state: it would go through the whole queue.
+        sql = f"SELECT id FROM runs WHERE job = ? AND backend = ? AND +state IN ({marks})"
         row = self.db.conn.execute(sql, (job, backend, *states)).fetchone()
         return None if row is None else str(row[0])
 
@@ -379,6 +381,13 @@ class Store:
             records.write(self.folder(run).state_json, record)
 
 
+def _fill_all(new: Sequence[Submission], folders: Sequence[RunFolder]) -> None:
+    fills = [(item.fill, folder) for item, folder in zip(new, folders, strict=True) if item.fill is not None]
+    with ThreadPoolExecutor(FILLERS) as pool:
+        for filled in [pool.submit(fill, folder) for fill, folder in fills]:
+            filled.result()
+
+
 def _check_move(run: RunRow, to: State, reason: Reason | None) -> None:
     if to not in ALLOWED.get(run.state, frozenset()):
         raise IllegalTransition(f"{run.id} is {run.state} and can't become {to}")
@@ -393,6 +402,10 @@ def _next_id(conn: sqlite3.Connection, job: str, state: Path) -> str:
     while (state / "runs" / f"{job}-{number}").exists():
         number += 1
     return f"{job}-{number}"
+
+
+def _transition(old: State | None, new: State, reason: Reason | None, detail: str) -> dict[str, Any]:
+    return {"from": old, "to": new, "reason": reason, "detail": detail}
 
 
 def _run_record(run_id: str, number: int, new: Submission) -> records.RunRecord:
