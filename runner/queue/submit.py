@@ -18,8 +18,8 @@ from runner.rewards.versions import Shelf
 from runner.spec.errors import JobError
 from runner.spec.model import JobSpec, dump
 from runner.spec.resolve import revision
-from runner.store.rows import Submission
 from runner.store.store import Store
+from runner.store.submission import Submission
 
 Device = Literal["gpu", "cpu"]
 
@@ -31,7 +31,7 @@ def submit(
     store: Store, checked: Checked, device: Device = "gpu", fork: Path | None = None, parent: str | None = None
 ) -> str:
     """Puts a run in the queue and gives its id. Raises JobError for rewards whose environment can't be made."""
-    return store.submit(prepare(checked, device, fork, parent))[0]
+    return store.submit(prepare(checked, device, fork, parent))
 
 
 def prepare(

@@ -7,36 +7,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from runner.journal.folder import RunFolder
 from runner.journal.states import Reason, State
 
 Row = TypeVar("Row")
 Want = Literal["run", "stop", "cancel", "delete"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
-    """What is known of a run when it is put in the queue."""
-
-    job: str
-    revision: str
-    backend: str
-    emulated: bool
-    spec: str
-    """The resolved job as JSON text; kept byte for byte."""
-    total_steps: int
-    priority: int = 0
-    """Higher goes first; equal ones in the order of submission."""
-    parent: str | None = None
-    """Id of the run whose checkpoint it starts from."""
-    fill: Callable[[RunFolder], None] | None = None
-    """Puts everything but the store's own records into the run folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,6 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -24,16 +23,14 @@ from sqlite_utils import Database
 from runner.journal.failpoints import failpoint
 from runner.journal.folder import RunFolder
 from runner.journal.states import STATE_OF, Reason, State
-from runner.store import ingest, records
+from runner.store import ingest, records, submission
 from runner.store.errors import IllegalTransition, SlotTaken, StoreError, StoreUnavailable, UnknownRun
 from runner.store.inserts import assign, insert_attempt, insert_run, insert_transition, update_attempt
-from runner.store.rows import AttemptRow, Claim, JobRow, RunRow, Submission, Want, columns, fetch
+from runner.store.rows import AttemptRow, Claim, JobRow, RunRow, Want, columns, fetch
 from runner.store.schema import DatabaseError, OperationalError, open_database, open_read_only
+from runner.store.submission import Submission
 
 Row = TypeVar("Row")
-
-FILLERS = 4
-"""Run folders that are filled at a time; most of it is waiting for the disk."""
 
 ALLOWED: dict[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.STARTING, State.CANCELLED, State.SUPERSEDED, State.HELD}),
@@ -132,19 +129,23 @@ class Store:
             if conn.in_transaction:  # on a full disk SQLite has rolled back by itself
                 conn.execute("ROLLBACK")
 
-    def submit(self, *new: Submission) -> list[str]:
-        """Puts runs in the queue, all of them or none, and makes their folders; gives their ids.
+    def submit(self, new: Submission) -> str:
+        """Puts a run in the queue and makes its folder; gives its id.
 
         A pending run of the same job and backend is superseded: the newest wins. Nobody can claim a run before its
-        folder has been filled. What was made of the folders is removed where nothing comes of it.
+        folder has been filled.
         """
+        return self.submit_all([new])[0]
+
+    def submit_all(self, new: Sequence[Submission]) -> list[str]:
+        """As `submit`, all of them or none: of a submission that fails no folder is left."""
         made: list[RunFolder] = []
         try:
             with self.writing() as conn:
                 for item in new:
-                    made.append(RunFolder(self.path.parent / "runs" / _next_id(conn, item.job, self.path.parent)))
+                    made.append(submission.next_folder(conn, item.job, self.path.parent / "runs"))
                     self._enqueue(conn, item, made[-1])
-                _fill_all(new, made)
+                submission.fill(new, made)
                 failpoint("store.submit")
         except BaseException:
             for folder in made:
@@ -158,7 +159,7 @@ class Store:
         pending = self.sibling(new.job, new.backend, (State.QUEUED,))
         if pending:
             self._move(self.run(pending), State.SUPERSEDED, Reason.SUPERSEDED, f"by {run_id}")
-        record = _run_record(run_id, number, new)
+        record = submission.record(run_id, number, new)
         state = records.RunState(state=State.QUEUED, reason=Reason.WAITING, priority=new.priority)
         came = records.TransitionRecord(seq=1, at=time.time(), data=_transition(None, state.state, state.reason, ""))
         insert_run(conn, record, state)
@@ -381,13 +382,6 @@ class Store:
             records.write(self.folder(run).state_json, record)
 
 
-def _fill_all(new: Sequence[Submission], folders: Sequence[RunFolder]) -> None:
-    fills = [(item.fill, folder) for item, folder in zip(new, folders, strict=True) if item.fill is not None]
-    with ThreadPoolExecutor(FILLERS) as pool:
-        for filled in [pool.submit(fill, folder) for fill, folder in fills]:
-            filled.result()
-
-
 def _check_move(run: RunRow, to: State, reason: Reason | None) -> None:
     if to not in ALLOWED.get(run.state, frozenset()):
         raise IllegalTransition(f"{run.id} is {run.state} and can't become {to}")
@@ -395,32 +389,8 @@ def _check_move(run: RunRow, to: State, reason: Reason | None) -> None:
         raise IllegalTransition(f"{run.id}: the reason {reason or '(none)'} does not lead to {to}")
 
 
-def _next_id(conn: sqlite3.Connection, job: str, state: Path) -> str:
-    """A number above every run's of the job, and of no folder that this database does not know (yet)."""
-    sql = "SELECT coalesce(max(CAST(substr(id, length(job) + 2) AS INTEGER)), 0) FROM runs WHERE job = ?"
-    number = int(conn.execute(sql, (job,)).fetchone()[0]) + 1
-    while (state / "runs" / f"{job}-{number}").exists():
-        number += 1
-    return f"{job}-{number}"
-
-
 def _transition(old: State | None, new: State, reason: Reason | None, detail: str) -> dict[str, Any]:
     return {"from": old, "to": new, "reason": reason, "detail": detail}
-
-
-def _run_record(run_id: str, number: int, new: Submission) -> records.RunRecord:
-    return records.RunRecord(
-        id=run_id,
-        number=number,
-        job=new.job,
-        revision=new.revision,
-        backend=new.backend,
-        emulated=new.emulated,
-        parent=new.parent,
-        total_steps=new.total_steps,
-        created_at=time.time(),
-        spec=msgspec.Raw(new.spec.encode()),
-    )
 
 
 def _convert(row: RunRow | AttemptRow, kind: type[records.Record]) -> records.Record:

@@ -22,8 +22,9 @@ from runner.spec.load import Loaded
 from runner.spec.model import JobSpec, Retry
 from runner.spec.resolve import revision
 from runner.store import queries
-from runner.store.rows import RunRow, Submission
+from runner.store.rows import RunRow
 from runner.store.store import Store
+from runner.store.submission import Submission
 from runner.watch.log import Log
 
 _NEVER_BEGAN = {(State.SUPERSEDED, Reason.SUPERSEDED), (State.CANCELLED, Reason.SPEC_DELETED)}
@@ -83,7 +84,7 @@ class Law:
         """Submits what is due. Raises StoreUnavailable, OSError; then all of it stays due."""
         if not self._due:
             return
-        run_ids = self._store.submit(*(new for new, _ in self._due.values()))
+        run_ids = self._store.submit_all([new for new, _ in self._due.values()])
         due, self._due = self._due, {}
         for run_id, (new, warnings) in zip(run_ids, due.values(), strict=True):
             self._log(

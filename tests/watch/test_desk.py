@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from runner.journal.states import Reason, State
+from runner.store import queries
 from tests.small_job import REWARDS
 from tests.watch.kit import Folder
 
@@ -138,8 +139,7 @@ def test_an_edit_while_it_waits_takes_its_place_in_the_queue(folder: Folder) -> 
     folder.write("first", seed=1)
     folder.settle()
     assert folder.runs() == [("first-1", "superseded"), ("second-1", "queued"), ("first-2", "queued")]
-    claim = folder.store.claim_next()
-    assert claim.run is not None and claim.run.id == "first-2"
+    assert [run.id for run in queries.queue(folder.store)] == ["first-2", "second-1"]
 
 
 def test_edits_while_it_runs_leave_one_pending_run_and_the_newest_wins(folder: Folder) -> None:
