@@ -17,6 +17,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -178,8 +179,15 @@ class RewardHost:
                 raise self._start_error
 
     def _start_zygote(self) -> None:
-        policy = self._settings.policy(self._folder, self._scratch)
-        self._zygote = Zygote(self._python, self._folder, self._seed, self._scratch, policy, self._settings.variables())
+        """An import that was killed, which is often the kernel short of memory, is tried once more, as a call is."""
+        policy, variables = self._settings.policy(self._folder, self._scratch), self._settings.variables()
+        start = partial(Zygote, self._python, self._folder, self._seed, self._scratch, policy, variables)
+        try:
+            self._zygote = start()
+        except LoadFailure as failure:
+            if not failure.was_killed:
+                raise
+            self._zygote = start()
         self._selector.register(self._zygote.control, selectors.EVENT_READ, None)
 
     def _refill(self) -> None:

@@ -55,8 +55,9 @@ class State(Enum):
 class LoadFailure(Exception):
     """The reward files can't be imported."""
 
-    def __init__(self, error: str, file: str = "", line: int = 0) -> None:
+    def __init__(self, error: str, file: str = "", line: int = 0, *, was_killed: bool = False) -> None:
         self.error, self.file, self.line = error, file, line
+        self.was_killed = was_killed
         super().__init__(error)
 
 
@@ -321,11 +322,12 @@ class Zygote:
         except ProtocolError as error:
             report = Hello(error=f"the import wrote to the runner's channel: {error}")
         if report.error is not None:
+            was_killed = self._process.poll() == -signal.SIGKILL
             self._process.kill()
             self._process.wait()
             printed = read_capture(output)
             text = report.error + (f"\noutput:\n{printed}" if printed else "")
-            raise LoadFailure(text, report.file, report.line)
+            raise LoadFailure(text, report.file, report.line, was_killed=was_killed)
         self.control.setblocking(False)
 
     def _exit_text(self) -> str:
