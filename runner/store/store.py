@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -148,10 +148,16 @@ class Store:
                 submission.fill(new, made)
                 failpoint("store.submit")
         except BaseException:
-            for folder in made:
-                shutil.rmtree(folder.path, ignore_errors=True)
+            self._remove_unknown(made)
             raise
         return [folder.path.name for folder in made]
+
+    def _remove_unknown(self, folders: Sequence[RunFolder]) -> None:
+        """Not those of runs that are in the database: what failed may have come after the commit."""
+        with suppress(DatabaseError):
+            for folder in folders:
+                if not self.db.conn.execute("SELECT 1 FROM runs WHERE id = ?", (folder.path.name,)).fetchone():
+                    shutil.rmtree(folder.path, ignore_errors=True)
 
     def _enqueue(self, conn: sqlite3.Connection, new: Submission, folder: RunFolder) -> None:
         run_id = folder.path.name

@@ -136,6 +136,8 @@ class Admission:
             return lack, False
         if slot == "gpu" and taken == 0 and (busy := self._gpu_in_use()):
             return busy, False
+        if not self._home.run(row.id).path.is_dir():
+            return f"its folder is gone; `runner cancel {row.id}`, then `runner submit` the job again", True
         return "", False
 
     def _disk(self, row: QueuedRow, slot: Slot) -> str:
