@@ -10,6 +10,7 @@ import pytest
 
 from runner.journal.states import Reason, State
 from runner.store import queries
+from runner.store.errors import StoreUnavailable
 from tests.small_job import REWARDS
 from tests.watch.kit import Folder
 
@@ -393,3 +394,22 @@ def test_a_held_run_is_nobodys_business_of_the_scan(folder: Folder) -> None:
     os.utime(path)
     folder.settle(30)
     assert folder.runs() == [("sums-1", "held")]
+
+
+def test_what_a_full_disk_kept_from_the_queue_gets_there_at_the_next_look(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(new: object) -> list[str]:
+        raise StoreUnavailable("database or disk is full")
+
+    for name in ("first", "second"):
+        folder.write(name)
+    with monkeypatch.context() as full, pytest.raises(StoreUnavailable):
+        full.setattr(folder.store, "submit_all", refuse)
+        folder.settle()
+    assert not folder.desk.is_settled
+    assert folder.runs() == []
+    folder.look()
+    assert folder.runs() == [("first-1", "queued"), ("second-1", "queued")]
+    folder.settle()
+    assert folder.states() == {"first": "valid", "second": "valid"}
