@@ -103,7 +103,10 @@ def test_importing_the_package_or_the_cli_brings_in_nothing_heavy() -> None:
 
 
 def test_the_supervisor_and_the_reward_processes_need_only_the_standard_library() -> None:
-    siblings = {"zygote", "worker", "answering", "lane", "texts", "refusals", "confine", "landlock", "seccomp", "probe"}
+    siblings = {
+        *("zygote", "worker", "channel", "answering", "lane", "texts"),
+        *("refusals", "confine", "landlock", "seccomp", "probe"),
+    }
     for path in (ROOT / "runner/queue/supervise.py", *(ROOT / f"runner/rewards/{name}.py" for name in siblings)):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.level:

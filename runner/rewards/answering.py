@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import marshal
 import reprlib
 import sys
 import zlib
@@ -115,17 +117,20 @@ def prepare(loaded: Loaded, request: dict[str, Any], index: int, position: int, 
     place = f"{seed}/{request['step']}/{request['split']}/{request['group']}/{completion[0]}/{loaded.names[index]}"
     seed_generators(place)
     ctx = Ctx(request, position, number_of(place)) if loaded.takes_ctx[index] else None
-    arguments = (request["prompt"], completion[1], fresh(request["example"]))
+    arguments = (request["prompt"], completion[1], marshal.loads(request["example"]))
     return Prepared(loaded.functions[index], arguments, {} if ctx is None else {"ctx": ctx}, ctx)
+
+
+def received(body: bytes) -> dict[str, Any]:
+    """The request in a frame."""
+    request = json.loads(body.decode("utf-8", "surrogatepass"))
+    request["example"] = marshal.dumps(request["example"])
+    return request
 
 
 def fresh(value: Any) -> Any:
     """A copy of parsed JSON: a call may change what it is given."""
-    if isinstance(value, dict):
-        return {key: fresh(item) for key, item in cast("dict[str, Any]", value).items()}
-    if isinstance(value, list):
-        return [fresh(item) for item in cast("list[Any]", value)]
-    return value
+    return marshal.loads(marshal.dumps(value))
 
 
 def judge(result: Any) -> Answer:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import heapq
-import json
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import msgspec
 from msgspec.structs import replace
@@ -14,7 +13,7 @@ from msgspec.structs import replace
 from runner.rewards.bundle import Function
 from runner.rewards.cache import Cache
 from runner.rewards.contract import GroupCall, Outcome, Score
-from runner.rewards.frames import Answer, clean, encode, to_json
+from runner.rewards.frames import Answer, clean, encode, json_text
 from runner.rewards.gate import Gates, clipped
 from runner.rewards.meter import Meter
 from runner.rewards.teams import Mode, Team
@@ -69,10 +68,9 @@ class Batch:
         """`patience`: time-outs in a row, for each call of a function that may run at once, after which it is given
         up."""
         self._groups, self._functions, self._meters, self._cache = groups, functions, meters, cache
-        self._place = asdict(place)
-        self._examples = [json.dumps(dict(group.example), ensure_ascii=False, default=str) for group in groups]
-        self._heads: list[dict[str, object]] = [{} for _ in groups]
-        """What is the same in every message of a group, once there was one."""
+        self._place = {"step": place.step, "split": place.split, "progress": place.progress}
+        self._examples: dict[int, str] = {}
+        """As JSON, by group, once a message or a cache wants it."""
         self._team_of = {function: team for team in teams for function in team.functions}
         self._give_up = [patience * self._team_of[i].width for i in range(len(functions))]
         self._hangs = [0] * len(functions)
@@ -92,10 +90,12 @@ class Batch:
         ]
         if any(function.batch == "group" for function in functions):
             calls.sort(key=lambda call: (call.group, self.is_whole(call) and call.function + 1))
-        self._held = {call.number: call for call in calls if self._gates.holds_back(call.function)}
+        self._held: dict[int, Call] = {}
         """Calls that wait for other functions' scores of their completion."""
         for call in calls:
-            if call.number not in self._held:
+            if self._gates.holds_back(call.function):
+                self._held[call.number] = call
+            else:
                 self._add(call)
 
     def _add(self, call: Call) -> None:
@@ -142,7 +142,8 @@ class Batch:
         if waiting and self.is_whole(waiting[0]):
             return self._take_whole_group(waiting, now)
         seconds, size = 0.0, 0
-        while waiting and len(taken) < (1 if team.one_by_one else MESSAGE_CALLS) and self._may_start(waiting, now):
+        most = 1 if team.one_by_one else MESSAGE_CALLS
+        while len(taken) < most and self._may_start(waiting, now):
             call = waiting[0]
             seconds += pace[call.function]
             size += len(self._groups[call.group].completions[call.index])
@@ -189,32 +190,32 @@ class Batch:
     def message(self, calls: Sequence[Call], mode: Mode) -> bytes:
         """The request frame for calls of one group."""
         group = self._groups[calls[0].group]
-        indices = list(dict.fromkeys(call.index for call in calls))
+        positions: dict[int, int] = {}
+        for call in calls:
+            positions.setdefault(call.index, len(positions))
         nothing = (None,) * len(group.completions)
         finish, tokens = group.finish or nothing, group.tokens or nothing
         request: dict[str, object] = {
-            **(self._heads[calls[0].group] or self._head(calls[0].group)),
+            **self._place,
             "mode": mode,
-            "completions": [[i, group.completions[i], finish[i], _length(tokens[i])] for i in indices],
-            "calls": [[call.number, call.function, indices.index(call.index)] for call in calls],
+            "group": calls[0].group,
+            "prompt": group.prompt,
+            "example": msgspec.Raw(self._example(calls[0].group).encode("utf-8", "surrogatepass")),
+            "messages": group.messages and [dict(message) for message in group.messages],
+            "completions": [[i, group.completions[i], finish[i], _length(tokens[i])] for i in positions],
+            "calls": [[call.number, call.function, positions[call.index]] for call in calls],
         }
-        if any(self._functions[call.function].style == "trl" for call in calls):
-            request["tokens"] = [tokens[index] for index in indices]
+        if any(self._functions[function].style == "trl" for function in {call.function for call in calls}):
+            request["tokens"] = [tokens[index] for index in positions]
             if self.is_whole(calls[0]):
                 members = [[text, ids] for text, ids in zip(group.completions, tokens, strict=True)]
                 request["whole"] = {"number": calls[0].group, "completions": members}
         return encode(request)
 
-    def _head(self, group: int) -> dict[str, object]:
-        call = self._groups[group]
-        self._heads[group] = {
-            **self._place,
-            "group": group,
-            "prompt": to_json(call.prompt),
-            "example": msgspec.Raw(self._examples[group].encode("utf-8", "surrogatepass")),
-            "messages": to_json(call.messages and [*call.messages]),
-        }
-        return self._heads[group]
+    def _example(self, group: int) -> str:
+        if group not in self._examples:
+            self._examples[group] = json_text(dict(self._groups[group].example))
+        return self._examples[group]
 
     def record(self, call: Call, said: Answer, now: float) -> None:
         """The score of a call that a worker answered; or another try, where that may help."""
@@ -282,7 +283,7 @@ class Batch:
 
     def _key(self, call: Call) -> str:
         name = self._functions[call.function].name
-        return self._cache.key(name, self._groups[call.group], self._examples[call.group], call.index)
+        return self._cache.key(name, self._groups[call.group], self._example(call.group), call.index)
 
     def _set(self, call: Call, score: Score) -> None:
         """The one score of the call. `on_error: zero` gives an error its 0.0 here."""

@@ -2,6 +2,7 @@
 
 `packages:` absent, rewards see what is installed beside the runner (numpy, TRL's published rewards). Given, even as
 `[]`, they see the standard library and the listed packages only. An environment is never changed once it is there.
+Its packages are compiled beforehand, for rewards can't write what they import: their first call would pay each time.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from runner.rewards.bytecode import add_bytecode
 from runner.spec.errors import Finding, JobError
 
 LOCK = "lock.json"
@@ -79,7 +81,7 @@ def recall(packages: Sequence[str], locked: Sequence[str]) -> Environment:
 
 
 def cache_folder() -> Path:
-    """`$RUNNER_CACHE`, else the user's cache."""
+    """In `$RUNNER_CACHE`, else in the user's cache; compiled files are beside it."""
     if given := os.environ.get("RUNNER_CACHE"):
         return Path(given) / "envs"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "grpo-runner" / "envs"
@@ -120,8 +122,9 @@ def _build(folder: Path, packages: Sequence[str], settings: Mapping[str, str]) -
     try:
         _uv(settings, "venv", "--relocatable", "--allow-existing", "--python", sys.executable, str(building))
         if packages:
-            install = ["pip", "install", "--python", str(python), "--compile-bytecode", "--requirements", "-"]
+            install = ["pip", "install", "--python", str(python), "--no-compile-bytecode", "--requirements", "-"]
             _uv(settings, *install, given="\n".join(packages))
+            add_bytecode(building, folder.parent.with_name("bytecode"))
         frozen = _uv(settings, "pip", "freeze", "--python", str(python))
         content = {
             "version": platform.python_version(),

@@ -57,10 +57,13 @@ _decode_answer = msgspec.json.Decoder(Answer).decode
 _decode_hello = msgspec.json.Decoder(Hello).decode
 
 
+json_text = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=str).encode
+"""A value as JSON. Lone surrogates pass; what JSON doesn't know goes as its `str()`."""
+
+
 def to_json(value: object) -> msgspec.Raw:
-    """JSON for a part of a frame to a worker. Lone surrogates pass; what JSON doesn't know goes as its `str()`."""
-    text = json.dumps(value, ensure_ascii=False, check_circular=False, default=str)
-    return msgspec.Raw(text.encode("utf-8", "surrogatepass"))
+    """JSON for a part of a frame to a worker, as `json_text`."""
+    return msgspec.Raw(json_text(value).encode("utf-8", "surrogatepass"))
 
 
 def encode(parts: Mapping[str, object]) -> bytes:

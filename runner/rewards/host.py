@@ -9,6 +9,7 @@ One thread, one `score()` at a time; the zygote is ended by `close()`, or by the
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import selectors
@@ -16,7 +17,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -25,24 +26,23 @@ from typing import Self
 from runner.rewards.bundle import interpreter, read
 from runner.rewards.cache import Cache
 from runner.rewards.calls import Batch, Call, Place
+from runner.rewards.channel import BLOCK_SECONDS
 from runner.rewards.contract import GroupCall, Outcome, Score
+from runner.rewards.deaths import WRITTEN, death_of_fork, how_it_ended, readable_stack
 from runner.rewards.frames import Answer, ProtocolError, answer, hello
 from runner.rewards.meter import Meters
 from runner.rewards.processes import (
     SILENCE_SECONDS,
     START_SECONDS,
-    WRITTEN,
     LoadFailure,
     RewardLoadError,
     State,
     Worker,
     Zygote,
-    death_of_fork,
-    how_it_ended,
-    readable_stack,
+    loaded,
 )
 from runner.rewards.sandbox import Settings
-from runner.rewards.schedule import STEAL_SECONDS, messages, nap, steal
+from runner.rewards.schedule import STEAL_SECONDS, messages, steal
 from runner.rewards.teams import teams_of
 from runner.rewards.texts import hide
 
@@ -87,6 +87,7 @@ class RewardHost:
         self._settings = settings or Settings()
         self._teams = teams_of(self.functions, workers)
         self._size = sum(team.size for team in self._teams)
+        self._shortest = {team: min(self.functions[i].timeout for i in team.functions) for team in self._teams}
         self._meters = Meters(self.functions, self._settings.state)
         self._cache = Cache(self.version, self._settings.state)
         hide(self._settings.secrets)
@@ -179,15 +180,9 @@ class RewardHost:
                 raise self._start_error
 
     def _start_zygote(self) -> None:
-        """An import that was killed, which is often the kernel short of memory, is tried once more, as a call is."""
-        policy, variables = self._settings.policy(self._folder, self._scratch), self._settings.variables()
+        policy, variables = self._settings.policy(self._folder, self._scratch), self._settings.variables(self._scratch)
         start = partial(Zygote, self._python, self._folder, self._seed, self._scratch, policy, variables)
-        try:
-            self._zygote = start()
-        except LoadFailure as failure:
-            if not failure.was_killed:
-                raise
-            self._zygote = start()
+        self._zygote = loaded(start)
         self._selector.register(self._zygote.control, selectors.EVENT_READ, None)
 
     def _refill(self) -> None:
@@ -255,8 +250,6 @@ class RewardHost:
     # ------------------------------------------------------------------------------------------------ answers in
 
     def _listen(self) -> None:
-        if seconds := nap(self._batch, self._workers, self._pace):
-            time.sleep(seconds)
         now = time.monotonic()
         patience = min([self._batch.next_start(now), *(self._due(worker) - now for worker in self._workers)])
         for key, events in self._selector.select(min(max(patience, 0), STEAL_SECONDS)):
@@ -277,15 +270,22 @@ class RewardHost:
         """Takes the answers that are there. A worker that says anything else, or closes its end, is killed."""
         try:
             is_open = worker.receive()
-            for frame in worker.frames():
-                self._take(worker, frame)
+            self._take_all(worker, worker.frames())
         except ProtocolError as error:
             self._end(worker, f"{WRITTEN}{error}")
         else:
             if not is_open:
                 self._end(worker)
 
-    def _take(self, worker: Worker, frame: bytes) -> None:
+    def _take_all(self, worker: Worker, frames: Iterable[bytes]) -> None:
+        now, is_heard = time.monotonic(), False
+        for frame in frames:
+            self._take(worker, frame, now)
+            is_heard = True
+        if is_heard:
+            worker.is_heard()
+
+    def _take(self, worker: Worker, frame: bytes, now: float) -> None:
         if not worker.is_greeted:
             greeting = hello(frame)
             worker.is_greeted = True
@@ -295,31 +295,35 @@ class RewardHost:
             else:
                 self._fail_start(worker, LoadFailure(greeting.error, greeting.file, greeting.line))
         elif not worker.is_last or worker.messages:
-            self._accept(worker, answer(frame))
+            said = answer(frame)
+            call = worker.call(said.number)
+            if call is None:
+                raise ProtocolError("an answer to another call")
+            self._accept(worker, call, said, now)
 
-    def _accept(self, worker: Worker, said: Answer) -> None:
-        call = worker.call(said.number)
-        if call is None:
-            raise ProtocolError("an answer to another call")
+    def _accept(self, worker: Worker, call: Call, said: Answer, now: float) -> None:
         pace = self._pace[call.function]
         self._pace[call.function] = pace + 0.2 * (said.seconds - pace)
         if said.outcome == "killed":
             self._batch.fail(call, Outcome.KILLED, death_of_fork(said, self._folder), said.output, said.seconds)
         else:
-            self._batch.record(call, said, time.monotonic())
+            self._batch.record(call, said, now)
         worker.answered(call)
-        if worker.is_last:
+        if worker.is_last and not worker.messages:
             self._end(worker)
 
     # ------------------------------------------------------------------------------------------------ deadlines, deaths
 
     def _due(self, worker: Worker) -> float:
-        """When something must be done about the worker unless it is heard of."""
-        if worker.state is State.READY:
-            call = worker.current
-            patience = SILENCE_SECONDS if worker.runs_together else 0.0
-            return worker.since + self.functions[call.function].timeout + patience if call else math.inf
-        return worker.since + SECONDS_IN[worker.state]
+        """When something must be done about the worker unless it is heard of; first of all, to look what it does."""
+        if worker.state is not State.READY:
+            return worker.since + SECONDS_IN[worker.state]
+        call, team = worker.current, worker.team
+        if call is None or team is None:
+            return math.inf
+        patience = SILENCE_SECONDS if worker.runs_together else BLOCK_SECONDS
+        exact = worker.is_looked_at or worker.runs_together
+        return worker.since + patience + (self.functions[call.function].timeout if exact else self._shortest[team])
 
     def _enforce(self) -> None:
         now = time.monotonic()
@@ -334,15 +338,16 @@ class RewardHost:
             case State.STARTING:
                 self._fail_start(worker, LoadFailure(f"setup() took longer than {START_SECONDS:g} s"))
             case State.READY:
-                since = worker.since
                 self._hear(worker)
-                if worker.since == since and worker.state is State.READY:
+                worker.look_at_draft()
+                worker.is_looked_at = True
+                if worker.state is State.READY and self._due(worker) <= time.monotonic():
                     worker.kill(signal.SIGUSR1)
                     worker.enter(State.DUMPING)
             case State.DUMPING if not worker.has_dumped():
                 worker.enter(State.DUMPING)
             case State.DUMPING:
-                worker.is_late = True
+                worker.late = worker.current
                 self._end(worker)
             case State.DYING:
                 self._lose_zygote()
@@ -370,15 +375,28 @@ class RewardHost:
             self._failed_starts += 1
             self._start_error = LoadFailure(f"a worker {how} before it was ready")
         worker.enter(State.DYING)
-        if not worker.is_late and not worker.why:
-            self._hear(worker)
+        if not worker.why:
+            self._take_last_words(worker)
         call = worker.current
         if worker.runs_together:
             self._try_alone([call for message in worker.messages for call in message])
+        elif call is not None and worker.why and call.deaths == 0:
+            begun, *rest = worker.messages  # which of them wrote to the channel can't be told
+            self._try_alone(begun)
+            self._batch.put_back([call for message in rest for call in message])
         elif call is not None:
             self._batch.put_back(worker.unstarted())
             self._settle(worker, call, how)
         worker.close()
+
+    def _take_last_words(self, worker: Worker) -> None:
+        """What the dead worker has answered, sent or not."""
+        self._hear(worker)
+        worker.is_heard()
+        with contextlib.suppress(ProtocolError):  # a reward wrote there: what it hit counts as not answered
+            for said in map(answer, worker.draft()):
+                if (call := worker.call(said.number)) is not None:
+                    self._accept(worker, call, said, time.monotonic())
 
     def _try_alone(self, calls: Sequence[Call]) -> None:
         for call in calls:
@@ -389,9 +407,11 @@ class RewardHost:
         """The call that a worker died in: over its time, or to be tried once more, or the cause of the death."""
         timeout = self.functions[call.function].timeout
         stack = readable_stack(worker.stack(), self._folder)
-        if worker.is_late:
+        if call is worker.late:
             error = f"no result after {timeout:g} s{stack or NO_STACK}"
             self._batch.fail(call, Outcome.TIMEOUT, error, worker.output(), timeout)
+        elif worker.late is not None:  # answered at the last moment
+            self._batch.put_back([call])
         elif call.deaths == 0:
             self._try_alone([call])
         else:

@@ -6,7 +6,6 @@ For looking into a function only: no isolation, no deadline, no version. Whateve
 from __future__ import annotations
 
 import bdb
-import json
 import sys
 import tempfile
 import time
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runner.rewards.answering import call, prepare
+from runner.rewards.answering import call, prepare, received
 from runner.rewards.bundle import Bundle, Function
 from runner.rewards.cache import Cache
 from runner.rewards.calls import Batch, Call, Place
@@ -73,7 +72,7 @@ def _make(batch: Batch, team: Team, calls: Sequence[Call], loaded: Loaded) -> No
     """Makes the calls of one message, as a worker reads it."""
     if not calls:
         return
-    request: dict[str, Any] = json.loads(batch.message(calls, team.mode)[4:].decode("utf-8", "surrogatepass"))
+    request = received(batch.message(calls, team.mode)[4:])
     for item, (_, index, position) in zip(calls, request["calls"], strict=True):
         batch.record(item, _answer(item, request, index, position, loaded), time.monotonic())
 

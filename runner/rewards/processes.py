@@ -19,13 +19,16 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, auto
+from itertools import chain, islice
 from pathlib import Path
 
 from runner.rewards.calls import Call
+from runner.rewards.channel import DRAFT_BYTES, read_draft
 from runner.rewards.confine import Policy
-from runner.rewards.frames import Answer, Hello, ProtocolError, hello, split
+from runner.rewards.deaths import how_it_ended, readable_stack
+from runner.rewards.frames import Hello, ProtocolError, answer, hello, split
 from runner.rewards.teams import Team
-from runner.rewards.texts import OUTPUT_STARTS, is_ours, read_capture
+from runner.rewards.texts import OUTPUT_STARTS, read_capture
 from runner.spec.errors import Finding, JobError
 
 START_SECONDS = 30.0
@@ -35,8 +38,7 @@ SILENCE_SECONDS = 1.0
 CALL_SECONDS = 0.00001
 """What a worker does around a call."""
 AHEAD_SECONDS = 0.002
-"""Work that a worker may have before it: more than its host may nap."""
-WRITTEN = "; its channel to the runner was written to: "
+"""Work that a worker may have before it: more than it does before it tells of it."""
 RECORD = struct.Struct("<cii")
 ROOM = Path(__file__).parent
 
@@ -78,21 +80,25 @@ class RewardLoadError(JobError):
 class Worker:
     """One worker process and the calls it was given."""
 
-    def __init__(self, connection: socket.socket, output: int, stack: int) -> None:
+    def __init__(self, connection: socket.socket, scratch: Path) -> None:
         self.socket = connection
         self.state = State.STARTING
         self.since = time.monotonic()
-        """When its state, or its current call, began."""
+        """When its state, or its first unanswered call, began."""
         self.messages: deque[deque[Call]] = deque()
-        """Unanswered calls, by message. The first is the one that is running, unless they run together."""
+        """Unanswered calls, by message. Unless they run together, the one behind those drafted is running."""
+        self._drafted = 0
+        """Calls, of those unanswered, whose answers stand in the draft."""
+        self.is_looked_at = False
+        """By the time that a call was due: from then on until it is heard of, it is known which one runs."""
         self.team: Team | None = None
         """Joined with the first message."""
         self.is_last = False
         """To be killed once its current call is answered: the others were given away."""
         self.is_greeted = False
         """Has said hello."""
-        self.is_late = False
-        """Was killed because its current call was over its time."""
+        self.late: Call | None = None
+        """The call that it was killed for: it was over its time."""
         self._dumped = self._looks = 0
         self.seconds = 0.0
         """How long its last call had run when it was ended."""
@@ -100,8 +106,9 @@ class Worker:
         """What the host saw before the worker died, for the error text."""
         self.pid = 0
         self._pidfd: int | None = None
-        self._output = output
-        self._stack = stack
+        self._output, self._stack, self._draft = (anonymous_file(scratch) for _ in range(3))
+        os.ftruncate(self._draft, DRAFT_BYTES)
+        os.lseek(self._draft, DRAFT_BYTES, os.SEEK_SET)  # what a careless reward writes to every descriptor goes there
         self._unread = bytearray()
         self._unsent = bytearray()
 
@@ -123,8 +130,31 @@ class Worker:
         return self.team is not None and self.team.mode == "together" and not self.is_last
 
     @property
+    def descriptors(self) -> list[int]:
+        """What the process is given, besides its socket."""
+        return [self._output, self._stack, self._draft]
+
+    @property
     def current(self) -> Call | None:
-        return self.messages[0][0] if self.messages else None
+        """The call that is running, as far as is known; of several the one that was given first."""
+        return next(islice(self._unanswered(), self._drafted, None), None)
+
+    def _unanswered(self) -> Iterator[Call]:
+        return chain.from_iterable(self.messages)
+
+    def look_at_draft(self) -> None:
+        """Finds out which call is running."""
+        self._drafted = 0
+        all_but_last = list(self._unanswered())[:-1]
+        with contextlib.suppress(ProtocolError):
+            for call, frame in zip(all_but_last, self.draft(), strict=False):
+                if answer(frame).number != call.number:
+                    break
+                self._drafted += 1
+
+    def draft(self) -> Iterator[bytes]:
+        """The frames of answers that it has not sent yet. Raises ProtocolError."""
+        return split(bytearray(read_draft(self._draft)))
 
     def call(self, number: int) -> Call | None:
         """The call that an answer with this number is to; None if it can't be."""
@@ -160,7 +190,7 @@ class Worker:
 
     def give(self, calls: list[Call], message: bytes, team: Team) -> None:
         if not self.messages:
-            self.since = time.monotonic()
+            self.since, self.is_looked_at = time.monotonic(), False
         self.messages.append(deque(calls))
         self.team = team
         self._unsent += message
@@ -193,7 +223,7 @@ class Worker:
         return split(self._unread)
 
     def answered(self, call: Call) -> None:
-        """The call is answered; the next one runs from now."""
+        """The call is answered."""
         first = self.messages[0]
         if first[0] is call:
             first.popleft()
@@ -201,16 +231,20 @@ class Worker:
                 self.messages.popleft()
         else:
             self.messages.remove(deque([call]))
+
+    def is_heard(self) -> None:
+        """It has just answered; the next call runs from now."""
+        self._drafted, self.is_looked_at = 0, False
         if self.state is not State.DYING:
             self.state, self.since = State.READY, time.monotonic()
 
     def unstarted(self) -> list[Call]:
         """The calls behind the current one."""
-        return [call for message in self.messages for call in message][1:]
+        return list(self._unanswered())[self._drafted + 1 :]
 
-    def keep_only_current(self) -> None:
-        current = self.current
-        self.messages = deque([deque([current])] if current else [])
+    def drop_unstarted(self) -> None:
+        begun = list(self._unanswered())[: self._drafted + 1]
+        self.messages = deque([deque(begun)] if begun else [])
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Signals the process. Its group and what it detached are the zygote's to kill when it is dead."""
@@ -236,9 +270,8 @@ class Worker:
 
     def close(self) -> None:
         self.socket.close()
-        for descriptor in (self._output, self._stack, self._pidfd):
-            if descriptor is not None:
-                os.close(descriptor)
+        for descriptor in (*self.descriptors, *([] if self._pidfd is None else [self._pidfd])):
+            os.close(descriptor)
 
 
 class Zygote:
@@ -268,9 +301,9 @@ class Zygote:
         """Asks for a worker. It is there when it says hello."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        worker = Worker(ours, anonymous_file(scratch), anonymous_file(scratch))
+        worker = Worker(ours, scratch)
         with contextlib.suppress(OSError):  # a zygote that is gone shows when it is read
-            socket.send_fds(self.control, [b"F"], [theirs.fileno(), worker._output, worker._stack])  # pyright: ignore[reportPrivateUsage]
+            socket.send_fds(self.control, [b"F"], [theirs.fileno(), *worker.descriptors])
         theirs.close()
         self._expected.append(worker)
         return worker
@@ -345,55 +378,12 @@ class Zygote:
         return Hello(error=text, file=place[1], line=int(place[2])) if place else Hello(error=text)
 
 
-def environment(scratch: Path) -> dict[str, str]:
-    """The whole environment of a reward: nothing of the trainer's."""
-    return {
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
-        "LANG": "C.UTF-8",
-        "HOME": str(scratch),
-        "TMPDIR": str(scratch),
-        "PYTHONHASHSEED": "0",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-
-
 def anonymous_file(scratch: Path) -> int:
     """A file without a name, in memory where the system can."""
     if sys.platform == "linux":
         return os.memfd_create("reward")
     with tempfile.TemporaryFile(dir=scratch) as file:
         return os.dup(file.fileno())
-
-
-def readable_stack(dump: str, folder: Path) -> str:
-    """faulthandler's dump, innermost first, as in our tracebacks: `rewards.py:12 in equation`. Less our own frames."""
-    found = re.findall(r'^  File "(.*)", line (\d+) in (.*)$', dump, re.MULTILINE)
-    lines = [
-        f"\n  {file.removeprefix(f'{folder}/')}:{line} in {name}" for file, line, name in found if not is_ours(file)
-    ]
-    return "".join(lines[:20])
-
-
-def how_it_ended(code: int) -> str:
-    """`code` as `subprocess` has it: negative for a signal."""
-    if code >= 0:
-        return f"exited with status {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
-
-
-def death_of_fork(said: Answer, folder: Path) -> str:
-    """The error of a call in isolation whose process died, as its worker tells it."""
-    code, _, dump = (said.error or "").partition("\n")
-    why = f"{WRITTEN}{said.reason}" if said.reason else ""
-    return f"the worker process {how_it_ended(int(code))}{why}{readable_stack(dump, folder)}"
 
 
 def _spawn(
@@ -413,7 +403,7 @@ def _spawn(
         stdout=output,
         stderr=output,
         cwd=scratch,
-        env={**environment(scratch), **variables},
+        env=variables,
         pass_fds=[control.fileno()],
         start_new_session=True,
     )

@@ -12,6 +12,18 @@ from runner.rewards.secrets import resolve
 from runner.spec.model import JobSpec
 from runner.spec.sandbox import Ports, Sandbox
 
+VARIABLES = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -28,10 +40,10 @@ class Settings:
     def policy(self, bundle: Path, scratch: Path) -> Policy:
         return policy_of(self.sandbox, bundle, scratch, self.job_folder, list(self.secrets))
 
-    def variables(self) -> dict[str, str]:
-        """What the job adds to the rewards' environment."""
+    def variables(self, scratch: Path) -> dict[str, str]:
+        """The whole environment of a reward: of the trainer's only what the job passes on."""
         passed = {name: os.environ[name] for name in self.sandbox.env if name in os.environ}
-        return {**passed, **self.secrets}
+        return {**VARIABLES, "HOME": str(scratch), "TMPDIR": str(scratch), **passed, **self.secrets}
 
 
 def settings_of(job: JobSpec, folder: Path, state: Path | None = None) -> Settings:

@@ -12,8 +12,6 @@ from runner.rewards.teams import Mode, Team
 
 STEAL_SECONDS = 0.05
 """A call that runs so long has the calls behind it taken away, when another worker is idle."""
-NAP_LEAST, NAP_MOST = 0.00005, 0.001
-"""Seconds."""
 
 
 class Message(NamedTuple):
@@ -44,11 +42,12 @@ def steal(batch: Batch, workers: Sequence[Worker]) -> None:
             continue
         if worker.current is not None and batch.is_whole(worker.current):
             continue  # the calls behind it are answered with it
-        calls = worker.unstarted() if now > worker.since + STEAL_SECONDS else []
-        if calls and any(other.is_idle_for(team) for other in workers):
-            worker.keep_only_current()
-            worker.is_last = True
-            batch.put_back(calls)
+        if now > worker.since + STEAL_SECONDS and any(other.is_idle_for(team) for other in workers):
+            worker.look_at_draft()
+            if calls := worker.unstarted():
+                worker.drop_unstarted()
+                worker.is_last = True
+                batch.put_back(calls)
 
 
 def _to_be_tried_alone(batch: Batch, workers: Sequence[Worker], careful: bool) -> Iterator[Message]:
@@ -78,14 +77,6 @@ def _for_team(
                 given = True
                 yield Message(worker, calls, team, team.mode)
                 busy += was_idle
-
-
-def nap(batch: Batch, workers: Sequence[Worker], pace: Sequence[float]) -> float:
-    """Seconds in which no worker waits for the host, so that answers can gather: to be woken for each of them would
-    take longer than a fast call. 0 where it isn't worth it."""
-    work = min((worker.work(pace) for worker in workers if worker.messages), default=0.0)
-    seconds = min(work / 2 if any(batch.waiting.values()) else work, NAP_MOST)
-    return seconds if seconds >= NAP_LEAST else 0.0
 
 
 def _are_busy(workers: Sequence[Worker]) -> bool:

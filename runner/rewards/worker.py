@@ -2,7 +2,7 @@
 
 Standard library only and nothing of ours but its siblings: it runs in the user's interpreter as a fork of the zygote.
 It keeps no deadline, for a signal that raises is not seen by a loop in C and is swallowed by `except:`; the host kills.
-Each answer goes out as soon as it is there, so that the first unanswered call is the one that is running.
+Each answer is where the host sees it as soon as it is there: the first call without one is the one that is running.
 
 A call in isolation is a fork of its own, which is gone with all it changed when it has answered: what it does to the
 interpreter can't reach another call's score.
@@ -14,20 +14,19 @@ import contextlib
 import faulthandler
 import fcntl
 import io
-import json
 import os
 import resource
 import select
 import signal
-import struct
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
 from . import confine
 from .answering import Answer, Loaded, SeedOnImport, call, prepare
+from .channel import Answers, Connection, frame_of, packed, write_all
 from .confine import Policy
 from .texts import OUTPUT_STARTS, failure, read_capture
 
@@ -48,22 +47,36 @@ class Capture:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._at = 0
-        """Where the file was written to when the last call ended."""
         self._out = self._err = _stream(1)
+        self.restore()
+
+    def restore(self) -> None:
+        """Points the descriptors to the file, which is empty then."""
+        os.dup2(self._fd, 1)
+        os.dup2(self._fd, 2)
+        os.ftruncate(self._fd, 0)
+        os.lseek(self._fd, OUTPUT_STARTS, os.SEEK_SET)
+        self._is_clean = True
 
     def begin(self) -> None:
-        """Empties the file and undoes what the last call did to the streams."""
-        if not (self._is_ours(1) and self._is_ours(2)):
-            os.dup2(self._fd, 1)
-            os.dup2(self._fd, 2)
-            self._at = os.lseek(self._fd, 0, os.SEEK_CUR)
-        if self._at != OUTPUT_STARTS:
-            os.ftruncate(self._fd, 0)
-            self._at = os.lseek(self._fd, OUTPUT_STARTS, os.SEEK_SET)
+        """Undoes what the last call did to the streams."""
+        if not self._is_clean:
+            self.restore()
         if self._is_closed():
             self._out, self._err = _stream(1), _stream(2)
         sys.stdout, sys.stderr = self._out, self._err
+
+    def text(self) -> str | None:
+        """What the call has printed."""
+        self._is_clean = self._is_untouched()
+        return None if self._is_clean else read_capture(self._fd, start=OUTPUT_STARTS)
+
+    def _is_untouched(self) -> bool:
+        """Whether both descriptors are at the place in their file that ours is at before anything is printed."""
+        try:
+            return os.lseek(1, 0, os.SEEK_CUR) == OUTPUT_STARTS == os.lseek(2, 0, os.SEEK_CUR)
+        except OSError:
+            return False
 
     def _is_closed(self) -> bool:
         try:
@@ -71,64 +84,22 @@ class Capture:
         except ValueError:  # detached
             return True
 
-    def text(self) -> str | None:
-        self._at = os.lseek(self._fd, 0, os.SEEK_CUR)
-        return read_capture(self._fd, start=OUTPUT_STARTS) if self._at != OUTPUT_STARTS else None
-
-    def _is_ours(self, fd: int) -> bool:
-        """Whether the descriptor is at the place in its file where ours is: to ask takes a sixth of a `dup2`."""
-        try:
-            return os.lseek(fd, 0, os.SEEK_CUR) == self._at
-        except OSError:
-            return False
-
 
 def _stream(fd: int) -> io.TextIOWrapper:
     raw: Any = open(fd, "wb", buffering=0, closefd=False)  # noqa: SIM115
     return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
 
 
-class Connection:
-    """Frames to and from the host: u32 length, little-endian, and JSON as UTF-8 (lone surrogates included)."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def read(self) -> Any:
-        """The next request; None when the host is gone."""
-        header = self._exactly(4)
-        body = self._exactly(struct.unpack("<I", header)[0]) if header else b""
-        return json.loads(body.decode("utf-8", "surrogatepass")) if body else None
-
-    def write(self, value: Any) -> None:
-        self.send(frame_of(value))
-
-    def send(self, frame: bytes) -> None:
-        write_all(self.fd, frame)
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            os.close(self.fd)
-
-    def _exactly(self, size: int) -> bytes:
-        parts: list[bytes] = []
-        while size and (part := os.read(self.fd, min(size, 1 << 20))):
-            parts.append(part)
-            size -= len(part)
-        return b"" if size else b"".join(parts)
-
-
 class Worker:
-    """The worker's life, after the fork. The three descriptors are ours alone."""
+    """The worker's life, after the fork. The descriptors are ours alone: socket, output, stack, draft."""
 
-    def __init__(self, descriptors: tuple[int, int, int], folder: str, seed: str, policy: Policy) -> None:
-        socket, output, self._stack = (_moved(fd) for fd in descriptors)
+    def __init__(self, descriptors: Sequence[int], folder: str, seed: str, policy: Policy) -> None:
+        socket, output, self._stack, self._draft = (_moved(fd) for fd in descriptors)
         self._connection = Connection(socket)
         self._capture = Capture(output)
         self._folder, self._seed, self._policy = folder, seed, policy
         self._child = self._calls = 0
         self._looked = 0.0
-        self._is_closed = False
 
     def run(self, load: Callable[[], Loaded]) -> None:
         """Until the host is gone, or there is a reason to make room for a fresh worker."""
@@ -158,32 +129,43 @@ class Worker:
 
     def _serve(self, loaded: Loaded) -> None:
         """The host gives a worker messages of one mode only."""
-        me = os.getpid()
-        while (request := self._connection.read()) is not None:
-            if request["mode"] != "isolated":
-                self._forbid_processes()
-            if request["mode"] == "together":
-                from .lane import Lane  # few need it
+        request = self._connection.read()
+        mode = request and request["mode"]
+        if mode == "isolated":
+            os.close(self._draft)  # a call in isolation must not reach another's answer
+            self._answer(loaded, request, self._fork, None)
+        elif mode:
+            confine.forbid_processes(self._policy)
+        if mode == "together":
+            from .lane import Lane  # few need it
 
-                return Lane(self._connection, loaded, self._seed).run(request)
-            make = self._fork if request["mode"] == "isolated" else self._make
+            Lane(self._connection, loaded, self._seed).run(request)
+        elif mode == "plain":
+            self._answer(loaded, request, self._make, Answers(self._connection, self._draft))
+
+    def _answer(self, loaded: Loaded, request: Any, make: Callable[..., bytes], answers: Answers | None) -> None:
+        """Message after message, until there is a reason to end. Without `answers` each goes out by itself."""
+        me = os.getpid()
+        say = answers.add if answers else self._connection.send
+        is_full = False
+        while request is not None:
+            self._capture.restore()
+            if answers:
+                answers.begin()
             for number, index, position in request["calls"]:
                 self._capture.begin()
                 frame = make(loaded, request, number, index, position)
                 if os.getpid() != me:
-                    return None  # a child that the reward forked and let return
-                self._connection.send(frame)
+                    return  # a child that the reward forked and let return
+                say(frame)
                 self._calls += 1
-                if self._is_full():
-                    return None  # before a call pays for what earlier ones kept
-            if self._calls >= MAX_CALLS or _has_leftovers():
-                return None  # a fresh worker is cheap; what lives on here could harm the next call
-        return None
-
-    def _forbid_processes(self) -> None:
-        if not self._is_closed:
-            confine.forbid_processes(self._policy)
-            self._is_closed = True
+                if is_full := self._is_full():
+                    break  # before a call pays for what earlier ones kept
+            # A fresh worker is cheap; what lives on here could harm the next call.
+            is_last = is_full or self._calls >= MAX_CALLS or _has_leftovers()
+            if answers and (is_last or not self._connection.has_more()):
+                answers.send()
+            request = None if is_last else self._connection.read()
 
     def _make(self, loaded: Loaded, request: dict[str, Any], number: int, index: int, position: int) -> bytes:
         """Makes a call and gives the frame that answers it."""
@@ -193,7 +175,7 @@ class Worker:
         seconds = time.perf_counter() - started
         output = self._capture.text()
         if answer.outcome == "ok" and answer.reason is None and output is None and prepared.ctx is None:
-            return packed(f'[{number},"ok",{answer.value!r},null,null,null,{seconds!r}]')  # as nearly always
+            return packed(f'[{number},"ok",{answer.value!r},null,null,null,{seconds:.9f}]')  # as nearly always
         return frame_of([number, *answer, output, seconds, *prepared.extras()])
 
     # ------------------------------------------------------------------------------------------------ in isolation
@@ -216,9 +198,10 @@ class Worker:
         finally:
             os.close(reader)
             code = self._end_child()
+        output = self._capture.text()
         if frame is None:
             died = Answer("killed", reason=written, error=f"{code}\n{read_capture(self._stack, 16384) or ''}")
-            frame = frame_of([number, *died, self._capture.text(), time.perf_counter() - started])
+            frame = frame_of([number, *died, output, time.perf_counter() - started])
         self._answer_usr1_with_stack()
         return frame
 
@@ -266,9 +249,7 @@ class Worker:
         return peak > limit and (_resident() or peak) > limit
 
 
-def run(
-    descriptors: tuple[int, int, int], load: Callable[[], Loaded], folder: str, seed: str, policy: Policy
-) -> NoReturn:
+def run(descriptors: Sequence[int], load: Callable[[], Loaded], folder: str, seed: str, policy: Policy) -> NoReturn:
     """Never returns."""
     status = 70
     try:
@@ -276,20 +257,6 @@ def run(
         status = 0
     finally:
         os._exit(status)  # no atexit handler or thread of the reward's may hold the worker
-
-
-def frame_of(value: Any) -> bytes:
-    return packed(json.dumps(value))
-
-
-def packed(text: str) -> bytes:
-    body = text.encode()
-    return struct.pack("<I", len(body)) + body
-
-
-def write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
 
 
 def _first_frame(reader: int, child: int) -> tuple[bytes | None, str | None]:

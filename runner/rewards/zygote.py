@@ -6,7 +6,7 @@ outlives the host: it is a subreaper, kills whatever its workers leave behind, a
 
 Arguments: control descriptor, bundle folder, seed, the host's pid, the sandbox's policy as JSON, `early` or `late`
 import. The policy holds before the first line of the user's code is executed. On the control socket
-the host writes `F` with three descriptors (socket, output file, stack file) for each worker it wants. The zygote
+the host writes `F` with four descriptors (socket, output, stack, draft) for each worker it wants. The zygote
 writes one JSON frame when it has loaded, then records `<cii`: `F`, pid with the pidfd beside it; `D`, pid, wait status.
 """
 
@@ -129,7 +129,7 @@ def _load(texts: ModuleType, folder: str, specs: list[FunctionSpec], control: so
 
 
 class Zygote:
-    """Forks, reaps, sweeps. `run` is the life of a worker, given its three descriptors."""
+    """Forks, reaps, sweeps. `run` is the life of a worker, given its descriptors."""
 
     def __init__(self, control: socket.socket, host: int, run: Callable[..., NoReturn]) -> None:
         self._control = control
@@ -157,7 +157,7 @@ class Zygote:
             self._end()
 
     def _take_request(self) -> bool:
-        request, descriptors, _, _ = socket.recv_fds(self._control, 1, 3)
+        request, descriptors, _, _ = socket.recv_fds(self._control, 1, 4)
         if request == b"F":
             self._fork(descriptors)
         return bool(request)

@@ -222,9 +222,9 @@ def starts(folder: Path) -> None:
 
 
 def packages(folder: Path, names: list[str]) -> None:
-    """An environment of rewards, built with uv's cache filled, against `python -m venv` and pip with its own filled.
+    """An environment of rewards, built with uv's cache and ours filled, against `python -m venv` and pip with its own.
 
-    Both compile what they install, which is nearly all that large Python packages cost.
+    Both end with compiled packages, which is nearly all that large ones cost: ours compiles a file only once.
     """
     os.environ["RUNNER_CACHE"] = str(folder)
 

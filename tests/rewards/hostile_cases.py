@@ -63,6 +63,15 @@ def write_to_all(data):
             pass
     return 1
 
+def scribble():
+    frame = sys._getframe()
+    while frame is not None:
+        for value in list(frame.f_locals.values()):
+            if isinstance(getattr(value, "_draft", None), mmap.mmap):
+                value._draft[:] = b"\\xff" * len(value._draft)
+        frame = frame.f_back
+    return 1.0
+
 def forged(fields):
     body = json.dumps(fields).encode()
     return struct.pack("<I", len(body)) + body
@@ -298,6 +307,7 @@ CASES = {
     "much_output": lambda: [print("y" * 10**6) for _ in range(100)] and 1.0,
     "replace_streams": replace_streams,
     "close_streams": close_streams,
+    "scribble": scribble,
     "silence": lambda: os.dup2(os.open("/dev/null", os.O_WRONLY), 1),
     "rewind": lambda: os.lseek(1, 0, os.SEEK_SET) or 1.0,
     "close_low": lambda: (os.closerange(0, 256), 1.0)[1],

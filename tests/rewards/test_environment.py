@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import marshal
 import subprocess
 import sys
 import time
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from runner.rewards import bundle
-from runner.rewards.environment import cache_folder, ensure, index_settings, recall, without_passwords
+from runner.rewards.environment import Environment, cache_folder, ensure, index_settings, recall, without_passwords
 from runner.rewards.host import RewardHost, RewardLoadError
 from runner.spec.errors import JobError
 from runner.spec.model import Reward
@@ -20,12 +22,14 @@ from tests.cli.kit import JOB, ROOT, as_json, cli, make_job
 from tests.rewards.helpers import group
 
 
-def wheel(folder: Path, name: str, version: str, source: str) -> None:
-    """A package, without an index to get it from."""
+def wheel(folder: Path, name: str, version: str, source: str, **more: bytes) -> None:
+    """A package, without an index to get it from. `more`: files in its `__pycache__`."""
     folder.mkdir(exist_ok=True)
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
         file.writestr(f"{name}.py", source)
+        for part, content in more.items():
+            file.writestr(f"__pycache__/{part}.{sys.implementation.cache_tag}.pyc", content)
         file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         file.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -86,6 +90,40 @@ def test_packages_that_do_not_exist_are_told_in_the_resolvers_words() -> None:
     assert finding.message.startswith("the packages can't be installed: No solution found when resolving dependencies")
     assert "greeting==3.*" in finding.message and "\n" not in finding.message and "Using Python" not in finding.message
     assert not [path for path in cache_folder().iterdir() if path.is_dir()]
+
+
+def compiled(environment: Environment, module: str) -> Path:
+    """The file of bytecode that its interpreter uses for the module."""
+    code = f"import {module}; print({module}.__cached__)"
+    return Path(subprocess.check_output([environment.python, "-c", code], text=True).strip())
+
+
+def test_a_source_is_compiled_once_for_all_environments(packages: Path) -> None:
+    wheel(packages, "parting", "1.0", "def value():\n    return 3.0\n")
+    one, two = ensure(["greeting==1.0"]), ensure(["greeting==1.0", "parting"])
+    assert one.key != two.key
+    assert compiled(one, "greeting").samefile(compiled(two, "greeting"))
+    code = "import greeting; print(greeting.value(), greeting.value.__code__.co_filename)"
+    said = subprocess.check_output([two.python, "-c", code], text=True).split()
+    assert said[0] == "1.0" and said[1].startswith(str(cache_folder() / two.key))
+
+
+def test_bytecode_that_a_package_brings_along_is_never_used(packages: Path) -> None:
+    source = "def value():\n    return 1.0\n"
+    code = compile("def value():\n    return 666.0\n", "evil.py", "exec")
+    unchecked = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + marshal.dumps(code)
+    wheel(packages, "evil", "1.0", source, evil=unchecked)
+    wheel(packages, "honest", "1.0", source)
+    for name in ("evil", "honest"):
+        said = subprocess.check_output(
+            [ensure([name]).python, "-c", f"import {name}; print({name}.value())"], text=True
+        )
+        assert said == "1.0\n"
+
+
+def test_a_file_that_is_no_python_does_not_keep_a_package_out(packages: Path) -> None:
+    wheel(packages, "template", "1.0", "def {{ name }}():\n")
+    assert ensure(["template"]).locked == ["template==1.0"]
 
 
 SOURCE = """

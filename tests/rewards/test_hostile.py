@@ -68,6 +68,7 @@ VALUES = {
     "replace_streams": 1.0,
     "close_streams": 1.0,
     "close_low": 1.0,
+    "scribble": 1.0,
     "silence": 1.0,
     "rewind": 1.0,
     "leave_thread": 1.0,
