@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum, auto
 from itertools import chain, islice
 from pathlib import Path
@@ -407,3 +407,13 @@ def _spawn(
         pass_fds=[control.fileno()],
         start_new_session=True,
     )
+
+
+def loaded(start: Callable[[], Zygote]) -> Zygote:
+    """An import that was killed, which is often the kernel short of memory, is tried once more, as a call is."""
+    try:
+        return start()
+    except LoadFailure as failure:
+        if not failure.was_killed:
+            raise
+    return start()
