@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from json import loads as parse
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ from runner.journal.words import WORDS
 from runner.store.rows import JobRow, RunRow
 
 DETAIL_WIDTH = 48
+LABELS_WIDTH = 32
 SELF_EXPLAINING = (Reason.FINISHED, Reason.CANCELLED, Reason.SUPERSEDED)
 
 
@@ -64,10 +66,16 @@ def _show_wrong(rows: list[JobRow]) -> None:
 
 
 def plain(row: RunRow) -> dict[str, Any]:
-    """A run as a JSON object, without its spec."""
+    """A run as a JSON object, of its spec only the labels."""
     import msgspec
 
-    return {name: value for name, value in msgspec.to_builtins(replace(row, spec="")).items() if name != "spec"}
+    told = {name: value for name, value in msgspec.to_builtins(replace(row, spec="")).items() if name != "spec"}
+    return told | {"labels": _labels(row)}
+
+
+def _labels(row: RunRow) -> dict[str, str]:
+    """`spec` may be one that another release recorded."""
+    return parse(row.spec).get("labels") or {}
 
 
 def _rewards(rows: list[RunRow], home: Any) -> dict[str, float | None]:
@@ -79,8 +87,9 @@ def _rewards(rows: list[RunRow], home: Any) -> dict[str, float | None]:
 
 
 def _show(rows: list[RunRow], rewards: dict[str, float | None]) -> None:
-    head = ("RUN", "STATE", "STEP", "REWARD", "STARTED", "TOOK", "", "WHY")
-    lines = table([head, *(_cells(row, rewards[row.id]) for row in rows)], right=(2, 3, 5))
+    head = ("RUN", "STATE", "STEP", "REWARD", "STARTED", "TOOK", "", *_label_cells(rows, "LABELS"), "WHY")
+    cells = [(*_cells(row, rewards[row.id]), *_label_cells(rows, _in_words(_labels(row))), _why(row)) for row in rows]
+    lines = table([head, *cells], right=(2, 3, 5))
     say((lines[0], "bold"))
     for row, line in zip(rows, lines[1:], strict=True):
         name, rest = line[: len(clean_line(row.id))], line[len(clean_line(row.id)) :]
@@ -102,8 +111,16 @@ def _cells(row: RunRow, reward: float | None) -> tuple[str, ...]:
         ago(now - began),
         took,
         "EMULATED" if row.emulated else "",
-        _why(row),
     )
+
+
+def _label_cells(rows: list[RunRow], text: str) -> list[str]:
+    """The column of labels, where any run has some."""
+    return [text] if any(_labels(row) for row in rows) else []
+
+
+def _in_words(labels: dict[str, str]) -> str:
+    return cut(clean_line(" ".join(f"{name}={value}" for name, value in labels.items())), LABELS_WIDTH)
 
 
 def _why(row: RunRow) -> str:

@@ -117,7 +117,9 @@ def settings(spec: str) -> list[str]:
     plainest = JobSpec.model_validate({**least, "dataset": {"path": job.dataset.path}})
     found = differences(plainest, job)
     rows = [("model", job.model), ("dataset.path", job.dataset.path)]
-    rows += [(path, str(new)) for path, (_, new) in found.items() if not path.startswith("rewards.")]
+    sections = {path.rpartition(".")[0] for path in found}  # one that was empty is told by what is in it now
+    told = [path for path in found if not path.startswith("rewards.") and path not in sections]
+    rows += [(path, str(found[path][1])) for path in told]
     return table([(name, clean_line(value)) for name, value in rows])
 
 

@@ -1,7 +1,8 @@
 """Live fields of a job's file: what an edit of them means for the runs that are already there.
 
 Rewards, packages and `reload` are the publisher's (`publish`), `retry` and `after` are asked of the file when they
-matter, labels are nobody's. The priority is the queue's; limits are left for the trainer, which looks after each step.
+matter, labels are nobody's. The priority is the queue's; limits are left for the trainer, which looks after each step:
+by the watch, and for a run that trains in a terminal by its publisher.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ def apply(store: Store, run: RunRow, loaded: Loaded) -> list[str]:
     if run.priority != job.priority:
         store.set_priority(run.id, job.priority)
         changed.append(f"priority {run.priority} → {job.priority}")
-    folder, limits = store.folder(run), dump(job)["limits"]
-    if (before := limits_of(folder)) != limits:
-        write_json(folder.live_json, {"limits": limits})
-        changed += [
-            f"limits.{name} {before.get(name)} → {limits[name]}" for name in limits if limits[name] != before.get(name)
-        ]
-    return changed
+    return [*changed, *apply_limits(store.folder(run), loaded)]
+
+
+def apply_limits(folder: RunFolder, loaded: Loaded) -> list[str]:
+    """Leaves the job's limits for the trainer; gives the changes, in words. Raises OSError."""
+    before, limits = limits_of(folder), dump(loaded.job)["limits"]
+    if before == limits:
+        return []
+    write_json(folder.live_json, {"limits": limits})
+    return [f"limits.{name} {before.get(name)} → {limits[name]}" for name in limits if limits[name] != before.get(name)]
 
 
 def _follow_file(folder: RunFolder, loaded: Loaded) -> list[str]:

@@ -36,6 +36,8 @@ ENDED_FOR_GOOD = {"cancel": Reason.CANCELLED, "delete": Reason.SPEC_DELETED}
 """What a stop means for a run of which somebody wished this."""
 LOCK_SECONDS = 2.0
 HANDLE_SECONDS = 3.0
+MANY_ROLLOUTS = 20_000
+"""The digest of as many takes about a second."""
 LOG_TAIL = 2000
 """Characters of the trainer's log that a failure without a last word is told with."""
 
@@ -133,10 +135,13 @@ def follow(home: Home, store: Store, run_id: str, after: int = 0) -> Iterator[Ev
             time.sleep(POLL_SECONDS)
 
 
-def conclude(home: Home, store: Store, run_id: str, seconds: float = math.inf) -> bool:
+def conclude(
+    home: Home, store: Store, run_id: str, seconds: float = math.inf, aside: Callable[[str], None] | None = None
+) -> bool:
     """Takes in what a run has recorded and, when its processes are gone, its end. Whether it has ended.
 
-    After about so many seconds it leaves the rest, and with it the end, for the next time.
+    After about so many seconds it leaves the rest, and with it the end, for the next time. Of a run that has recorded
+    so much that its digest takes long, the end is left to `aside`.
     """
     is_behind = not store.catch_up(run_id, seconds)
     run, folder = store.run(run_id), home.run(run_id)
@@ -152,6 +157,9 @@ def conclude(home: Home, store: Store, run_id: str, seconds: float = math.inf) -
     try:
         store.ingest(run_id)
         run = store.run(run_id)
+        if run.state.is_live and aside is not None and queries.has_rollouts(store, run_id, at_least=MANY_ROLLOUTS):
+            aside(run_id)
+            return False
         if run.state.is_live:
             _conclude(store, run, folder)
         return True

@@ -22,12 +22,13 @@ from typing import Any
 
 from runner.journal.folder import RunFolder, read_json
 from runner.queue.home import Home
+from runner.queue.live import apply_limits
 from runner.queue.local import Supervisor, conclude
 from runner.rewards import bundle
 from runner.rewards.capture import capture, name_of
 from runner.rewards.versions import Shelf
 from runner.spec.errors import JobError
-from runner.spec.load import load
+from runner.spec.load import Loaded, load
 from runner.store import queries
 from runner.store.errors import StoreError
 from runner.store.rows import RewardVersionRow
@@ -59,20 +60,22 @@ class Publisher:
         self._changed_at = self._restless_since = 0.0
         self._lock: int | None = None
 
-    def look(self) -> None:
-        """Publishes what the files say now, if they have changed and come to rest. Call it often."""
+    def look(self) -> Loaded | None:
+        """Publishes what the files say now, if they have changed and come to rest; gives the job as it was read for
+        that. Call it often."""
         if not self._is_the_one():
-            return
+            return None
         stats, now = frozenset(self._stats()), time.monotonic()
         if stats == self._read:
             self._seen = stats
-            return
+            return None
         if self._seen == self._read:
             self._restless_since = now
         if stats != self._seen:
             self._seen, self._changed_at = stats, now
         if now - self._changed_at >= QUIET_SECONDS or now - self._restless_since >= PATIENCE_SECONDS:
-            self._publish(stats)
+            return self._publish(stats)
+        return None
 
     def close(self) -> None:
         """Lets another publisher take over."""
@@ -91,7 +94,7 @@ class Publisher:
             self._lock = descriptor
         return True
 
-    def _publish(self, stats: frozenset[Stat]) -> None:
+    def _publish(self, stats: frozenset[Stat]) -> Loaded | None:
         try:
             loaded = load(self._job_file, self._overrides)
             built = bundle.locked(bundle.build(loaded.job.rewards, loaded.folder, loaded.job.packages))
@@ -100,7 +103,7 @@ class Publisher:
             loaded = built = None
             error = _in_words(found, self._folder)
         if frozenset(self._stats()) != stats:
-            return  # changed while they were read
+            return None  # changed while they were read
         if error is not None:
             self._refuse(stats, error)
         if loaded is not None and built is not None:
@@ -108,6 +111,7 @@ class Publisher:
             if loaded.job.reload != "off" and built.sha256 != last_of_files(self._shelf):
                 self._shelf.publish(built, "edit", asks=loaded.job.reload == "ask")
         self._read = stats
+        return loaded
 
     def _refuse(self, stats: frozenset[Stat], error: str) -> None:
         """Each content once."""
@@ -150,7 +154,8 @@ def last_of_files(shelf: Shelf) -> str:
 
 
 def publish_edits(folder: RunFolder, supervisor: Supervisor) -> None:
-    """Publishes the run's edits, from a thread of this process, until its supervisor has ended."""
+    """Publishes the run's edits, and follows its limits, from a thread of this process, until its supervisor has
+    ended."""
     threading.Thread(target=_publish_edits, args=(folder, supervisor), name="reward-publisher", daemon=True).start()
 
 
@@ -159,7 +164,8 @@ def _publish_edits(folder: RunFolder, supervisor: Supervisor) -> None:
     try:
         while supervisor.poll() is None:
             with contextlib.suppress(OSError):  # a full disk, files that are just being replaced: looked at again
-                publisher.look()
+                if (loaded := publisher.look()) is not None:
+                    apply_limits(folder, loaded)
             time.sleep(LOOK_SECONDS)
     finally:
         publisher.close()

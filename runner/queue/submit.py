@@ -18,8 +18,8 @@ from runner.rewards.versions import Shelf
 from runner.spec.errors import JobError
 from runner.spec.model import JobSpec, dump
 from runner.spec.resolve import revision
-from runner.store.rows import Submission
 from runner.store.store import Store
+from runner.store.submission import Submission
 
 Device = Literal["gpu", "cpu"]
 
@@ -30,14 +30,22 @@ COPY_AT_MOST = 64 << 20
 def submit(
     store: Store, checked: Checked, device: Device = "gpu", fork: Path | None = None, parent: str | None = None
 ) -> str:
-    """Puts a run in the queue and gives its id. `device`: what the TRL backend is to train on. `fork`: a checkpoint
-    folder that the run goes on from, `parent` its run as `id@step`."""
+    """Puts a run in the queue and gives its id. Raises JobError for rewards whose environment can't be made."""
+    return store.submit(prepare(checked, device, fork, parent))
+
+
+def prepare(
+    checked: Checked, device: Device = "gpu", fork: Path | None = None, parent: str | None = None
+) -> Submission:
+    """What `Store.submit` takes. `device`: what the TRL backend is to train on. `fork`: a checkpoint folder that the
+    run goes on from, `parent` its run as `id@step`. Raises JobError for rewards whose environment can't be made."""
     try:
         rewards = bundle.locked(checked.rewards)
     except JobError as error:
         raise JobError(checked.loaded.locate(error.findings)) from None
-    checked = replace(checked, rewards=rewards)
-    submission = Submission(
+    data = replace(checked.data, train=(), eval=())  # the rows lie in the file; many jobs may wait to be submitted
+    checked = replace(checked, rewards=rewards, data=data)
+    return Submission(
         job=checked.loaded.name,
         revision=revision(checked.loaded.job),
         backend=checked.backend,
@@ -46,8 +54,8 @@ def submit(
         total_steps=checked.job.grpo.steps,
         priority=checked.job.priority,
         parent=parent,
+        fill=lambda folder: _fill(folder, checked, device, fork),
     )
-    return store.submit(submission, lambda folder: _fill(RunFolder(folder), checked, device, fork))
 
 
 def _fill(folder: RunFolder, checked: Checked, device: Device, fork: Path | None) -> None:

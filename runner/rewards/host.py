@@ -18,6 +18,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -38,6 +39,7 @@ from runner.rewards.processes import (
     State,
     Worker,
     Zygote,
+    loaded,
 )
 from runner.rewards.sandbox import Settings
 from runner.rewards.schedule import STEAL_SECONDS, messages, steal
@@ -178,10 +180,9 @@ class RewardHost:
                 raise self._start_error
 
     def _start_zygote(self) -> None:
-        policy = self._settings.policy(self._folder, self._scratch)
-        self._zygote = Zygote(
-            self._python, self._folder, self._seed, self._scratch, policy, self._settings.variables(self._scratch)
-        )
+        policy, variables = self._settings.policy(self._folder, self._scratch), self._settings.variables(self._scratch)
+        start = partial(Zygote, self._python, self._folder, self._seed, self._scratch, policy, variables)
+        self._zygote = loaded(start)
         self._selector.register(self._zygote.control, selectors.EVENT_READ, None)
 
     def _refill(self) -> None:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum, auto
 from itertools import chain, islice
 from pathlib import Path
@@ -57,8 +57,9 @@ class State(Enum):
 class LoadFailure(Exception):
     """The reward files can't be imported."""
 
-    def __init__(self, error: str, file: str = "", line: int = 0) -> None:
+    def __init__(self, error: str, file: str = "", line: int = 0, *, was_killed: bool = False) -> None:
         self.error, self.file, self.line = error, file, line
+        self.was_killed = was_killed
         super().__init__(error)
 
 
@@ -354,11 +355,12 @@ class Zygote:
         except ProtocolError as error:
             report = Hello(error=f"the import wrote to the runner's channel: {error}")
         if report.error is not None:
+            was_killed = self._process.poll() == -signal.SIGKILL
             self._process.kill()
             self._process.wait()
             printed = read_capture(output)
             text = report.error + (f"\noutput:\n{printed}" if printed else "")
-            raise LoadFailure(text, report.file, report.line)
+            raise LoadFailure(text, report.file, report.line, was_killed=was_killed)
         self.control.setblocking(False)
 
     def _exit_text(self) -> str:
@@ -405,3 +407,13 @@ def _spawn(
         pass_fds=[control.fileno()],
         start_new_session=True,
     )
+
+
+def loaded(start: Callable[[], Zygote]) -> Zygote:
+    """An import that was killed, which is often the kernel short of memory, is tried once more, as a call is."""
+    try:
+        return start()
+    except LoadFailure as failure:
+        if not failure.was_killed:
+            raise
+    return start()

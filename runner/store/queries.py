@@ -279,10 +279,13 @@ def changed_runs(store: Store, after: int) -> list[str]:
     return [run_id for (run_id,) in store.db.conn.execute(sql, (after, MANY_EVENTS))]
 
 
-def has_rollouts(store: Store, run_id: str, split: Split) -> bool:
-    """Whether the run has any completion in this split."""
-    sql = "SELECT EXISTS (SELECT 1 FROM rollouts WHERE run_id = ? AND split = ?)"
-    return bool(store.db.conn.execute(sql, (run_id, split)).fetchone()[0])
+def has_rollouts(store: Store, run_id: str, split: Split | None = None, at_least: int = 1) -> bool:
+    """Whether the run has so many completions, in this split or in both."""
+    where = Where()
+    where.add("run_id = ?", run_id)
+    where.add("split = ?", split)
+    sql = f"SELECT 1 FROM rollouts WHERE {where} LIMIT 1 OFFSET ?"
+    return store.db.conn.execute(sql, (*where.params, at_least - 1)).fetchone() is not None
 
 
 def reward_logs(

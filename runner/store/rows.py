@@ -20,23 +20,6 @@ Want = Literal["run", "stop", "cancel", "delete"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
-    """What is known of a run when it is put in the queue."""
-
-    job: str
-    revision: str
-    backend: str
-    emulated: bool
-    spec: str
-    """The resolved job as JSON text; kept byte for byte."""
-    total_steps: int
-    priority: int = 0
-    """Higher goes first; equal ones in the order of submission."""
-    parent: str | None = None
-    """Id of the run whose checkpoint it starts from."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRow:
     """One execution of one revision of a job."""
 
@@ -81,6 +64,7 @@ class QueuedRow:
     job: str
     revision: str
     backend: str
+    emulated: bool
     priority: int
     want: Want
     detail: str

@@ -6,13 +6,13 @@ state has to survive power loss and ingest commits too seldom to matter. Reads a
 
 from __future__ import annotations
 
-import glob
 import json
 import math
+import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -23,11 +23,12 @@ from sqlite_utils import Database
 from runner.journal.failpoints import failpoint
 from runner.journal.folder import RunFolder
 from runner.journal.states import STATE_OF, Reason, State
-from runner.store import ingest, records
+from runner.store import ingest, records, submission
 from runner.store.errors import IllegalTransition, SlotTaken, StoreError, StoreUnavailable, UnknownRun
 from runner.store.inserts import assign, insert_attempt, insert_run, insert_transition, update_attempt
-from runner.store.rows import AttemptRow, Claim, JobRow, RunRow, Submission, Want, columns, fetch
+from runner.store.rows import AttemptRow, Claim, JobRow, RunRow, Want, columns, fetch
 from runner.store.schema import DatabaseError, OperationalError, open_database, open_read_only
+from runner.store.submission import Submission
 
 Row = TypeVar("Row")
 
@@ -128,28 +129,49 @@ class Store:
             if conn.in_transaction:  # on a full disk SQLite has rolled back by itself
                 conn.execute("ROLLBACK")
 
-    def submit(self, new: Submission, fill: Callable[[Path], None] | None = None) -> str:
-        """Puts a run in the queue and makes its folder with `run.json`; gives its id.
+    def submit(self, new: Submission) -> str:
+        """Puts a run in the queue and makes its folder; gives its id.
 
-        A pending run of the same job and backend is superseded: the newest wins. `fill` puts the rest into the folder;
-        nobody can claim the run before it has.
+        A pending run of the same job and backend is superseded: the newest wins. Nobody can claim a run before its
+        folder has been filled.
         """
-        with self.writing() as conn:
-            run_id = _next_id(conn, new.job, self.path.parent)
-            number: int = conn.execute("SELECT coalesce(max(number), 0) + 1 FROM runs").fetchone()[0]
-            pending = self.sibling(new.job, new.backend, (State.QUEUED,))
-            if pending:
-                self._move(self.run(pending), State.SUPERSEDED, Reason.SUPERSEDED, f"by {run_id}")
-            record = _run_record(run_id, number, new)
-            insert_run(conn, record, records.RunState(state=State.QUEUED, reason=Reason.WAITING, priority=new.priority))
-            self._record_transition(run_id, None, State.QUEUED, Reason.WAITING, "")
-            folder = self.folder(self.run(run_id))
-            records.write(folder.run_json, record)
-            self._mirror(run_id)
-            if fill is not None:
-                fill(folder.path)
-            failpoint("store.submit")
-        return run_id
+        return self.submit_all([new])[0]
+
+    def submit_all(self, new: Sequence[Submission]) -> list[str]:
+        """As `submit`, all of them or none: of a submission that fails no folder is left."""
+        made: list[RunFolder] = []
+        try:
+            with self.writing() as conn:
+                for item in new:
+                    made.append(submission.next_folder(conn, item.job, self.path.parent / "runs"))
+                    self._enqueue(conn, item, made[-1])
+                submission.fill(new, made)
+                failpoint("store.submit")
+        except BaseException:
+            self._remove_unknown(made)
+            raise
+        return [folder.path.name for folder in made]
+
+    def _remove_unknown(self, folders: Sequence[RunFolder]) -> None:
+        """Not those of runs that are in the database: what failed may have come after the commit."""
+        with suppress(DatabaseError):
+            for folder in folders:
+                if not self.db.conn.execute("SELECT 1 FROM runs WHERE id = ?", (folder.path.name,)).fetchone():
+                    shutil.rmtree(folder.path, ignore_errors=True)
+
+    def _enqueue(self, conn: sqlite3.Connection, new: Submission, folder: RunFolder) -> None:
+        run_id = folder.path.name
+        number: int = conn.execute("SELECT coalesce(max(number), 0) + 1 FROM runs").fetchone()[0]
+        pending = self.sibling(new.job, new.backend, (State.QUEUED,))
+        if pending:
+            self._move(self.run(pending), State.SUPERSEDED, Reason.SUPERSEDED, f"by {run_id}")
+        record = submission.record(run_id, number, new)
+        state = records.RunState(state=State.QUEUED, reason=Reason.WAITING, priority=new.priority)
+        came = records.TransitionRecord(seq=1, at=time.time(), data=_transition(None, state.state, state.reason, ""))
+        insert_run(conn, record, state)
+        insert_transition(conn, run_id, came)
+        records.write(folder.run_json, record)
+        records.write(folder.state_json, records.StateRecord(run=state, attempts=[], transitions=[came]))
 
     def claim(self, run_id: str, *, host: str | None = None, boot_id: str | None = None) -> Claim:
         """Takes a queued run to `starting` with a new attempt, or says what it waits for (kept as its detail, too).
@@ -173,21 +195,6 @@ class Store:
             self._move(run, State.STARTING, None, "")
             failpoint("store.claim")
             return Claim(run=self.run(run_id), attempt=n)
-
-    def claim_next(self, backend: str | None = None, *, host: str | None = None, boot_id: str | None = None) -> Claim:
-        """Claims the first queued run that can start: higher priority first, then the order of submission."""
-        waiting = "nothing is queued"
-        queued = self.db.conn.execute(
-            "SELECT id FROM runs WHERE state = 'queued' AND want = 'run' AND backend = coalesce(?, backend) "
-            f"ORDER BY {QUEUE_ORDER}",
-            (backend,),
-        ).fetchall()
-        for (run_id,) in queued:
-            claim = self.claim(run_id, host=host, boot_id=boot_id)
-            if claim.run:
-                return claim
-            waiting = f"{run_id}: {claim.waiting}"
-        return Claim(run=None, waiting=waiting)
 
     def waiting_all(self, details: Mapping[str, str]) -> None:
         """Notes of queued runs what they wait for, as in `no GPU`. Nothing happens to a run that isn't queued."""
@@ -337,7 +344,7 @@ class Store:
     def _record_transition(
         self, run_id: str, old: State | None, new: State, reason: Reason | None, detail: str
     ) -> None:
-        self._record(run_id, "transition", {"from": old, "to": new, "reason": reason, "detail": detail})
+        self._record(run_id, "transition", _transition(old, new, reason, detail))
 
     def _record(self, run_id: str, kind: str, data: dict[str, Any]) -> None:
         """An event of the store's own, as attempt 0."""
@@ -349,7 +356,8 @@ class Store:
     def sibling(self, job: str, backend: str, states: Sequence[State]) -> str | None:
         """Id of the job's run in one of these states; the schema allows one."""
         marks = ", ".join("?" * len(states))
-        sql = f"SELECT id FROM runs WHERE job = ? AND backend = ? AND state IN ({marks})"
+        # The plus keeps SQLite from the index by state: it would go through the whole queue.
+        sql = f"SELECT id FROM runs WHERE job = ? AND backend = ? AND +state IN ({marks})"
         row = self.db.conn.execute(sql, (job, backend, *states)).fetchone()
         return None if row is None else str(row[0])
 
@@ -387,27 +395,8 @@ def _check_move(run: RunRow, to: State, reason: Reason | None) -> None:
         raise IllegalTransition(f"{run.id}: the reason {reason or '(none)'} does not lead to {to}")
 
 
-def _next_id(conn: sqlite3.Connection, job: str, state: Path) -> str:
-    """A number above every run's of the job, also of folders that this database does not know (yet)."""
-    sql = "SELECT coalesce(max(CAST(substr(id, length(job) + 2) AS INTEGER)), 0) FROM runs WHERE job = ?"
-    known: int = conn.execute(sql, (job,)).fetchone()[0]
-    numbers = (path.name.removeprefix(f"{job}-") for path in (state / "runs").glob(f"{glob.escape(job)}-*"))
-    return f"{job}-{max([known, *(int(number) for number in numbers if number.isdecimal())]) + 1}"
-
-
-def _run_record(run_id: str, number: int, new: Submission) -> records.RunRecord:
-    return records.RunRecord(
-        id=run_id,
-        number=number,
-        job=new.job,
-        revision=new.revision,
-        backend=new.backend,
-        emulated=new.emulated,
-        parent=new.parent,
-        total_steps=new.total_steps,
-        created_at=time.time(),
-        spec=msgspec.Raw(new.spec.encode()),
-    )
+def _transition(old: State | None, new: State, reason: Reason | None, detail: str) -> dict[str, Any]:
+    return {"from": old, "to": new, "reason": reason, "detail": detail}
 
 
 def _convert(row: RunRow | AttemptRow, kind: type[records.Record]) -> records.Record:

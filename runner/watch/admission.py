@@ -17,7 +17,7 @@ from runner.journal.states import Reason, State
 from runner.queue import local
 from runner.queue.home import Home
 from runner.store import queries
-from runner.store.rows import QueuedRow
+from runner.store.rows import QueuedRow, RunRow
 from runner.store.store import Store
 from runner.watch import machine
 from runner.watch.config import Config
@@ -63,12 +63,12 @@ class Admission:
 
     def admit(self, alive: list[str]) -> Waiting:
         """Starts what can start. Raises StoreUnavailable."""
-        taken = Counter(self._slot(run_id) for run_id in alive)
-        running = {run_id: self._store.run(run_id) for run_id in alive}
-        busy_jobs = {(run.job, run.backend): run.id for run in running.values()}
+        running = [self._store.run(run_id) for run_id in alive]
+        taken = Counter(self._slot(run) for run in running)
+        busy_jobs = {(run.job, run.backend): run.id for run in running}
         left = Waiting()
         for row in queries.queue(self._store):
-            slot = self._slot(row.id)
+            slot = self._slot(row)
             reason, stuck = self._reason(row, slot, taken[slot], busy_jobs)
             if not reason:
                 reason = self._start(row)
@@ -136,6 +136,8 @@ class Admission:
             return lack, False
         if slot == "gpu" and taken == 0 and (busy := self._gpu_in_use()):
             return busy, False
+        if not self._home.run(row.id).path.is_dir():
+            return f"its folder is gone; `runner cancel {row.id}`, then `runner submit` the job again", True
         return "", False
 
     def _disk(self, row: QueuedRow, slot: Slot) -> str:
@@ -168,12 +170,13 @@ class Admission:
             self._busy = busy
         return self._busy
 
-    def _slot(self, run_id: str) -> Slot:
-        if run_id not in self._slots:
-            spec = read_json(self._home.run(run_id).spec_json) or {}
-            emulated = self._store.run(run_id).emulated
-            self._slots[run_id] = "cpu" if emulated or spec.get("device") == "cpu" else "gpu"
-        return self._slots[run_id]
+    def _slot(self, run: RunRow | QueuedRow) -> Slot:
+        if run.emulated:
+            return "cpu"
+        if run.id not in self._slots:
+            spec = read_json(self._home.run(run.id).spec_json) or {}
+            self._slots[run.id] = "cpu" if spec.get("device") == "cpu" else "gpu"
+        return self._slots[run.id]
 
     def _start(self, row: QueuedRow) -> str:
         started = local.start(self._home, self._store, row.id, attached=False)

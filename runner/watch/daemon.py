@@ -34,12 +34,16 @@ from runner.watch.notify import Notifier
 from runner.watch.upkeep import Backups, open_sound
 from runner.watch.wake import Wake
 
-LOOK_SECONDS = 2.0
-"""The folder is looked at so often, whatever the notifications say."""
+LOOK_SECONDS = (2.0, 10.0)
+"""The folder is looked at so often, whatever the notifications say; less often where a look takes long."""
+LOOK_SHARE = 200
+"""At rest, looks may take this fraction of the time."""
 BETWEEN_LOOKS_SECONDS = 0.2
 BUSY_SECONDS = 0.25
 """Pause between two rounds while runs are alive: their journals are read."""
 ADMIT_SECONDS = 1.0
+ADMIT_REST = 10
+"""After going through a long queue, so many times what that took, as long as no run begins or ends."""
 TROUBLE_SECONDS = (0.5, 1.0, 2.0, 5.0)
 """Pauses after the first, second and further rounds in a row that the disk, the database or a defect cut short."""
 SECOND_THOUGHTS_SECONDS = 5.0
@@ -82,6 +86,7 @@ class Watch:
         self._waiting = Waiting()
         self._stopped: dict[str, int] = {}
         self._looked_at = self._admitted_at = float("-inf")
+        self._admit_seconds = 0.0
         self._quiet_until: float | None = None
         self._troubles = 0
 
@@ -147,17 +152,22 @@ class Watch:
     def _round(self, woken: bool) -> int | None:
         now = time.monotonic()
         fresh = woken or not self._desk.is_settled
-        if now - self._looked_at >= (BETWEEN_LOOKS_SECONDS if fresh else LOOK_SECONDS):
+        if now - self._looked_at >= (BETWEEN_LOOKS_SECONDS if fresh else self._look_every):
             self._look(now)
         before = self._alive
         self._alive = self._keeper.look()
-        if self._alive != before or now - self._admitted_at >= ADMIT_SECONDS or self._looked_at == now:
-            self._admitted_at = now
+        if self._alive != before or self._admission_is_due(now):
+            self._admitted_at, began = now, time.monotonic()
             self._waiting = self._admission.admit(self._alive)
+            self._admit_seconds = time.monotonic() - began
             self._alive = self._keeper.look()
         self._edits.follow(self._alive)
         self._backups.look()
         return self._once_code() if self._options.once else None
+
+    def _admission_is_due(self, now: float) -> bool:
+        since = now - self._admitted_at
+        return since >= ADMIT_REST * self._admit_seconds and (since >= ADMIT_SECONDS or self._looked_at == now)
 
     def _look(self, now: float) -> None:
         self._looked_at = now
@@ -171,11 +181,19 @@ class Watch:
     def _pause(self) -> float:
         if self._troubles:
             return TROUBLE_SECONDS[min(self._troubles, len(TROUBLE_SECONDS)) - 1]
-        if self._alive or self._wake.stops:
+        if self._wake.stops or (self._alive and not self._desk.unread):
             return BUSY_SECONDS
         if not self._desk.is_settled:
-            return BETWEEN_LOOKS_SECONDS
-        return max(0.0, self._looked_at + LOOK_SECONDS - time.monotonic()) if not self._waiting.runs else ADMIT_SECONDS
+            return 0.0 if self._desk.unread else BETWEEN_LOOKS_SECONDS
+        if self._waiting.runs:
+            return ADMIT_SECONDS
+        return max(0.0, self._looked_at + self._look_every - time.monotonic())
+
+    @property
+    def _look_every(self) -> float:
+        """Seconds between two looks at a folder that nothing is heard of."""
+        shortest, longest = LOOK_SECONDS
+        return min(max(shortest, self._gauges.look_seconds * LOOK_SHARE), longest)
 
     def _say_trouble(self, event: str, error: str) -> None:
         if not self._troubles:

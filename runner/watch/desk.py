@@ -35,6 +35,8 @@ RECHECK_SECONDS = (30.0, 60.0, 120.0, 300.0)
 """When a job whose data or rewards are wrong is checked again: they may come later."""
 SLICE_SECONDS = 0.5
 """Reading stops here and goes on in the next round: ten thousand new files don't keep the runs waiting."""
+SLICES_PER_SCAN = 4
+"""It gets so many times what the look before it took, if that is more: else looking would take most of the time."""
 _BESIDE_OTHERS = frozenset({"duplicate-name", "circle"})
 """Codes of what is wrong only as long as another file is as it is."""
 
@@ -77,6 +79,8 @@ class Desk:
         self._failures: dict[Path, _Failure] = {}
         self._unread: dict[Path, None] = {}
         self._present: frozenset[Path] = frozenset()
+        self._displaced: dict[str, Job] = {}
+        """Those of `jobs` whose file is away, or is another job's now."""
         self.away = False
         """The folder is missing or can't be read."""
         self.is_settled = False
@@ -88,23 +92,29 @@ class Desk:
         """How many files stand as invalid."""
         return sum(failure.declared for failure in self._failures.values())
 
+    @property
+    def unread(self) -> int:
+        """How many files the last round had no time for."""
+        return len(self._unread)
+
     def look(self, closed: Collection[str] = ()) -> None:
         """One round: reads what is new, acts on it, and notes what is gone. Raises StoreUnavailable."""
         failpoint("watch.look")
+        began = time.monotonic()
         look = self._scan.look(closed)
         if not look.available:
             self._say_away()
             return
-        self.away = False
+        self.away = self.is_settled = False
         self._present = look.present
+        self._displaced = {job.name: job for job in self.jobs.values() if not self._is_at(job)}
         for path, reason in look.refused.items():
             self._refuse(path, reason)
         for path in look.settled:
             self._begin_again(path)
-            self._unread[path] = None
-        for path in self._due():
-            self._unread[path] = None
-        self._read_some()
+        self._queue_up([*look.settled, *self._due()])
+        self._law.flush()  # what a full disk has left
+        self._read_some(max(SLICE_SECONDS, SLICES_PER_SCAN * (time.monotonic() - began)))
         self._note_absences(look)
         self._records.flush(self._wall())
         self.is_settled = not (look.waiting or self._unread or not all(f.declared for f in self._failures.values()))
@@ -151,16 +161,22 @@ class Desk:
             if its_time or (failure.beside is not None and failure.beside != _beside(path, self._home.jobs)):
                 yield path
 
-    def _read_some(self) -> None:
-        """Those that had a name before go first: of two files with one name, and of a circle of jobs, the older file
-        is right."""
-        deadline = time.monotonic() + SLICE_SECONDS
-        for path in sorted(self._unread, key=lambda path: (path not in self._names, str(path))):
+    def _queue_up(self, paths: Collection[Path]) -> None:
+        """Those that had a name before are read first: of two files with one name, and of a circle of jobs, the older
+        file is right."""
+        if paths:
+            unread = self._unread.keys() | paths
+            self._unread = dict.fromkeys(sorted(unread, key=lambda path: (path not in self._names, str(path))))
+
+    def _read_some(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        for path in list(self._unread):
             if path in self._present:
                 self._read(path)
             del self._unread[path]  # not before: a full disk must not lose it
             if time.monotonic() > deadline:
-                return
+                break
+        self._law.flush()
 
     def _read(self, path: Path) -> None:
         beside = None
@@ -193,7 +209,7 @@ class Desk:
             message = f"{loaded.name} is the name of {self._shown(owner.path)}"
             raise _error(path, "duplicate-name", "name", message, "give one of them another name")
         self._refuse_circle(path, loaded.job)
-        old = owner or self._renamed_from(loaded)
+        old = owner or self._renamed_from(loaded.job)
         job = Job(
             name=loaded.name,
             path=path,
@@ -207,6 +223,8 @@ class Desk:
         failpoint("watch.accepted")
         if old is not None:
             self._drop(old)
+        if (before := self.jobs.get(self._names.get(path, ""))) is not None:
+            self._displaced[before.name] = before
         self.jobs[job.name] = job
         self._names[path] = job.name
         self._note(job)
@@ -214,6 +232,7 @@ class Desk:
     def _drop(self, old: Job) -> None:
         """Forgets what the job was, under its old name or at its old place."""
         del self.jobs[old.name]
+        self._displaced.pop(old.name, None)
         if self._names.get(old.path) == old.name:
             del self._names[old.path]
 
@@ -228,12 +247,12 @@ class Desk:
             )
         )
 
-    def _renamed_from(self, loaded: Loaded) -> Job | None:
+    def _renamed_from(self, spec: JobSpec) -> Job | None:
         """The job that this file was under another name: the same but for the name, and away now."""
-        for job in self.jobs.values():
-            if not self._is_at(job) and revision(loaded.job.model_copy(update={"name": job.name})) == job.revision:
+        for job in self._displaced.values():
+            if revision(spec.model_copy(update={"name": job.name})) == job.revision:
                 self._records.remove(job.name)
-                self._log("renamed", job=loaded.name, was=job.name)
+                self._log("renamed", job=spec.name, was=job.name)
                 return job
         return None
 
@@ -304,9 +323,9 @@ class Desk:
 
     def _note_absences(self, look: Look) -> None:
         now = self._clock()
-        absent = [job for job in self.jobs.values() if not self._is_at(job)]
+        absent = list(self._displaced.values())
         for job in self.jobs.values():
-            if job.absent_since is not None and self._is_at(job):
+            if job.absent_since is not None and job.name not in self._displaced:
                 job.absent_since, job.unavailable = None, False
                 self._note(job)
         for job in absent:

@@ -11,12 +11,34 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.events import (
+    DirCreatedEvent,
+    DirDeletedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
 CANARY_SECONDS = 2.0
 _SETTLING = frozenset({"closed", "moved"})
+_HEARD: list[type[FileSystemEvent]] = [
+    DirCreatedEvent,
+    DirDeletedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+]
+"""Not that a file was opened or read: three of four would be about what we read ourselves."""
 
 
 class Hints:
@@ -54,7 +76,7 @@ class Hints:
     def _begin(self) -> bool:
         observer = Observer()
         try:
-            observer.schedule(_Handler(self), str(self._jobs), recursive=True)
+            observer.schedule(_Handler(self), str(self._jobs), recursive=True, event_filter=_HEARD)
             observer.start()
         except (OSError, RuntimeError):  # no watches left (fs.inotify.max_user_watches), or no threads
             return False
@@ -80,8 +102,6 @@ class Hints:
         path = os.fsdecode(event.dest_path or event.src_path)
         if "/.runner-canary-" in path:
             self._canary.set()
-            return
-        if event.event_type in ("opened", "closed_no_write"):
             return
         if event.event_type in _SETTLING:
             with self._lock:

@@ -6,6 +6,7 @@ It holds nothing that a next watch would need: a run's lock, its journal and its
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,7 +19,7 @@ from runner.queue.home import Home
 from runner.queue.retry import RETRIED, Again, GivenUp, decide, seconds
 from runner.spec.model import Retry
 from runner.store import queries
-from runner.store.errors import JournalError, SlotTaken
+from runner.store.errors import JournalError, SlotTaken, StoreUnavailable
 from runner.store.rows import EventRow, RunRow
 from runner.store.store import Store
 from runner.watch.config import Config
@@ -49,6 +50,7 @@ class Keeper:
         self._children: dict[str, local.Started] = {}
         self._paused: dict[str, float] = {}
         self._broken: set[str] = set()
+        self._ending: dict[str, threading.Thread] = {}
         self._told: dict[str, float] = {}
         self._held_at = self._stall_at = float("-inf")
         self._event = queries.last_event(store)
@@ -86,13 +88,25 @@ class Keeper:
         return any(self._store.run(run.id).state is State.QUEUED for run in held)
 
     def _conclude(self, run_id: str) -> bool:
+        if run_id in self._ending and self._ending[run_id].is_alive():
+            return False
         try:
-            return local.conclude(self._home, self._store, run_id, INGEST_SECONDS)
+            return local.conclude(self._home, self._store, run_id, INGEST_SECONDS, self._end_aside)
         except JournalError as error:
             if run_id not in self._broken:
                 self._broken.add(run_id)
                 self._log("journal_broken", level="error", run=run_id, error=str(error))
             return False
+
+    def _end_aside(self, run_id: str) -> None:
+        """In a thread: the digest of hours of records takes a while. Until then the run counts as alive; an end that
+        fails is tried again in the next round."""
+        self._ending[run_id] = threading.Thread(target=self._end, args=(run_id,), name=f"end {run_id}", daemon=True)
+        self._ending[run_id].start()
+
+    def _end(self, run_id: str) -> None:
+        with suppress(StoreUnavailable, OSError), self._home.open() as store:
+            local.conclude(self._home, store, run_id)
 
     def _reap(self) -> None:
         for run_id, started in list(self._children.items()):

@@ -16,18 +16,22 @@ from runner.journal.states import Reason, State
 from runner.queue import live, local
 from runner.queue.home import Home
 from runner.queue.jobs import check
-from runner.queue.submit import submit
+from runner.queue.submit import prepare
+from runner.spec.errors import Finding
 from runner.spec.load import Loaded
 from runner.spec.model import JobSpec, Retry
 from runner.spec.resolve import revision
 from runner.store import queries
 from runner.store.rows import RunRow
 from runner.store.store import Store
+from runner.store.submission import Submission
 from runner.watch.log import Log
 
 _NEVER_BEGAN = {(State.SUPERSEDED, Reason.SUPERSEDED), (State.CANCELLED, Reason.SPEC_DELETED)}
 _OPEN = (State.QUEUED, State.STARTING, State.RUNNING)
 _UNFINISHED = (*_OPEN, State.HELD)
+GROUP = 50
+"""So many new jobs go into the queue in one transaction: each has to reach the disk."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,17 +63,37 @@ class Law:
         """`is_taken`: whether a job file has the name now. What waits or runs under a name that another file has taken
         since is that file's, though the renamed job does not run again what it ran under it."""
         self._home, self._store, self.backend, self._log, self._is_taken = home, store, backend, log, is_taken
+        self._due: dict[str, tuple[Submission, list[Finding]]] = {}
 
     def came(self, job: Job, loaded: Loaded, old: Job | None) -> None:
         """The file is new or changed; `old` is what it was. Raises JobError when data or rewards of a new run are
-        wrong."""
+        wrong. The run of a job that was not there before is submitted by `flush`, at the latest."""
+        if old is not None or job.name in self._due or len(self._due) >= GROUP:
+            self.flush()
         is_new = not (self._has_run(job, loaded.job) or self._is_as_submitted(job, loaded))
         if is_new:
-            self._submit(job, loaded)
+            self._prepare(job, loaded)
+            if old is not None:
+                self.flush()
         else:
             self._drop_pending(job, old)
         if old is not None or not is_new:
             self._follow_live_fields(job, loaded)
+
+    def flush(self) -> None:
+        """Submits what is due. Raises StoreUnavailable, OSError; then all of it stays due."""
+        if not self._due:
+            return
+        run_ids = self._store.submit_all([new for new, _ in self._due.values()])
+        due, self._due = self._due, {}
+        for run_id, (new, warnings) in zip(run_ids, due.values(), strict=True):
+            self._log(
+                "submitted",
+                job=new.job,
+                run=run_id,
+                revision=new.revision[:12],
+                warnings="; ".join(finding.message for finding in warnings) or None,
+            )
 
     def _follow_live_fields(self, job: Job, loaded: Loaded) -> None:
         for run in self._runs(job, _UNFINISHED):
@@ -93,19 +117,12 @@ class Law:
     def _former(self, job: Job) -> list[str]:
         return [name for name in job.aliases if not self._is_taken(name)]
 
-    def _submit(self, job: Job, loaded: Loaded) -> None:
+    def _prepare(self, job: Job, loaded: Loaded) -> None:
         checked = check(loaded, self.backend)
         for name in self._former(job):
             if pending := self._store.sibling(name, self.backend, (State.QUEUED,)):
                 self._supersede(pending, f"renamed to {job.name}")
-        run_id = submit(self._store, checked)
-        self._log(
-            "submitted",
-            job=job.name,
-            run=run_id,
-            revision=(job.revision or "")[:12],
-            warnings="; ".join(finding.message for finding in checked.warnings) or None,
-        )
+        self._due[job.name] = prepare(checked), checked.warnings
 
     def _has_run(self, job: Job, spec: JobSpec) -> bool:
         """Whether this revision is running, waiting, or over. A run that never began, because an edit took its place or

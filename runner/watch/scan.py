@@ -81,6 +81,8 @@ class Scan:
         self._clock, self._wall = clock, wall
         self._seen: dict[Path, _Seen] = {}
         self._folders: dict[str, tuple[Mark, int, list[tuple[Path, bool]]]] = {}
+        self._paths: dict[str, Path] = {}
+        """By file name: making and hashing ten thousand paths anew at each look would take longer than their stats."""
         self._identity: tuple[int, int] | None = None
 
     def look(self, closed: Collection[str] = ()) -> Look:
@@ -146,15 +148,18 @@ class Scan:
         with os.scandir(self._jobs) as entries:
             found = [entry for entry in entries if not is_ignored(entry.name)]
         folders: set[str] = set()
+        paths: dict[str, Path] = {}
         for entry in found:
             if entry.name.endswith(ENDINGS) and not entry.is_dir():
-                yield from self._candidate(Path(entry.path), entry.is_symlink())
+                path = paths[entry.name] = self._paths.get(entry.name) or Path(entry.path)
+                yield from self._candidate(path, entry.is_symlink())
             elif entry.is_dir():
                 folders.add(entry.name)
                 for path, linked in self._job_files(entry):
                     yield from self._candidate(path, linked)
         for name in self._folders.keys() - folders:
             del self._folders[name]
+        self._paths = paths
 
     def _job_files(self, entry: os.DirEntry[str]) -> list[tuple[Path, bool]]:
         """The job files in a folder, and whether a link leads there. It is listed again only when its own mark has

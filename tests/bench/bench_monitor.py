@@ -26,8 +26,8 @@ from urllib.parse import quote
 from runner.monitor.server import Monitor
 from runner.monitor.settings import Settings
 from runner.store.ingest import rollout_ids
-from runner.store.rows import Submission
 from runner.store.store import Store
+from runner.store.submission import Submission
 from tests.monitor.browser import PATIENT, launched
 
 PER_STEP, PER_GROUP, EXAMPLES = 1000, 8, 5000

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.kit import REWARDS, as_json, cli, command, environment, make_job
+from tests.small_job import write_job
 
 HOSTILE = "{} \x1b]0;owned\x07\x1b[2J\x9b31m\u202e[red]gnp[/red]\r\x00"
 COMPLETIONS = ("It is {}.", HOSTILE, "No idea.", "Nothing\nto say.")
@@ -43,6 +44,19 @@ def test_ls_lists_runs_latest_first(home: Path) -> None:
     listed = as_json(cli("ls", "--job", "colours", "--json", cwd=home))["runs"]
     assert [run["id"] for run in listed] == ["colours-2", "colours-1"]
     assert cli("ls", "--state", "failed", cwd=home).stdout == ""
+
+
+def test_labels_are_shown_with_the_runs_that_have_some(tmp_path: Path) -> None:
+    write_job(tmp_path, name="plain")
+    write_job(tmp_path, name="ours", labels={"team": "red"})
+    for name in ("plain", "ours"):
+        assert cli("submit", name, "--backend", "emulator", cwd=tmp_path).returncode == 0
+    head, ours, plain = cli("ls", cwd=tmp_path).stdout.splitlines()
+    assert "LABELS" in head and "team=red" in ours and "team" not in plain
+    listed = as_json(cli("ls", "--json", cwd=tmp_path))["runs"]
+    assert [run["labels"] for run in listed] == [{"team": "red"}, {}]
+    settings = [line.split() for line in cli("show", "ours", cwd=tmp_path).stdout.splitlines() if "labels" in line]
+    assert settings == [["labels.team", "red"]]
 
 
 def test_show_tells_settings_attempts_checkpoints_and_how_to_go_on(home: Path) -> None:

@@ -208,3 +208,11 @@ def test_a_job_with_packages_is_published_again_only_when_they_change(
     desk.rest()
     assert (desk.log(), drift(desk.folder, desk.first)) == ([], None)
     assert desk.shelf.bundle(desk.first).locked == []
+
+
+def test_a_run_in_this_process_follows_edited_limits(tmp_path: Path) -> None:
+    job = write_job(tmp_path, grpo={"steps": 100_000}, checkpoints={"every": 1000}, evaluation={"every": 100_000})
+    run = api.emulate(job, home=tmp_path, wait=False)
+    job.write_text(job.read_text() + "limits: {max_tokens: 1}\n")
+    run.wait()
+    assert (run.row.state, run.row.reason) == ("timed_out", "token_limit")

@@ -220,6 +220,21 @@ def test_rewards_that_cant_start_say_why(tmp_path: Path, source: str, message: s
     assert (finding.message, finding.file, finding.line) == (message, "rewards.py", line)
 
 
+def test_an_import_that_was_killed_is_tried_once_more(tmp_path: Path) -> None:
+    killed = """
+    import os, pathlib, signal
+    starts = pathlib.Path.home() / "starts"
+    starts.write_text((starts.read_text() if starts.exists() else "") + "x")
+    if len(starts.read_text()) < KILLS:
+        os.kill(os.getpid(), signal.SIGKILL)
+    def score(p, c, e): return 1
+    """
+    with host_of(tmp_path, killed.replace("KILLS", "2")) as once:
+        assert [score.value for score in once.score([group(["a"])], step=1, split="train")[0]] == [1.0]
+    (finding,) = load_error(tmp_path / "again", killed.replace("KILLS", "3")).findings
+    assert finding.message == "the import ended its process: it was killed by SIGKILL"
+
+
 def test_an_import_that_hangs_is_stopped_and_shows_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "START_SECONDS", 0.5)
     error = load_error(tmp_path, "import time\nprint('hm')\ntime.sleep(60)\ndef score(p, c, e): ...\n")

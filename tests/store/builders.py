@@ -6,8 +6,8 @@ from pathlib import Path
 
 from runner.journal import events
 from runner.journal.log import Journal
-from runner.store.rows import Submission
 from runner.store.store import Store
+from runner.store.submission import Submission
 
 
 def submission(

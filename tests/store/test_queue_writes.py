@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from runner.journal.folder import RunFolder
 from runner.journal.states import FINAL, STATE_OF, Reason, State
+from runner.store import queries
 from runner.store.errors import IllegalTransition, SlotTaken, StoreError, UnknownRun
 from runner.store.rows import JobRow
 from runner.store.store import Store
@@ -160,28 +163,38 @@ def test_a_run_that_is_to_be_cancelled_is_not_claimed(store: Store) -> None:
     run = store.submit(submission())
     store.want(run, "cancel")
     assert store.claim(run).waiting == "countdown-1 is to cancel"
-    assert store.claim_next().run is None
 
 
-def test_the_next_claim_goes_by_priority_then_by_order_and_passes_over_what_must_wait(store: Store) -> None:
+def test_the_queue_goes_by_priority_then_by_the_order_of_submission(store: Store) -> None:
     store.submit(submission("first"))
     store.submit(submission("urgent", priority=5))
     store.submit(submission("other", backend="trl"))
-    assert store.claim_next("emulator").run == store.run("urgent-1")
-    store.submit(submission("urgent", priority=5))
-    assert store.claim_next("emulator").run == store.run("first-1")
-    assert store.claim_next("emulator").waiting == "urgent-2: waiting for urgent-1 to end"
-    assert store.claim_next().run == store.run("other-1")
+    assert [run.id for run in queries.queue(store)] == ["urgent-1", "first-1", "other-1"]
+    store.claim("urgent-1")
+    store.submit(submission("urgent"))
+    assert [run.id for run in queries.queue(store)] == ["first-1", "other-1", "urgent-2"]
 
 
-def test_an_empty_queue_says_so(store: Store) -> None:
-    assert store.claim_next().waiting == "nothing is queued"
+def test_of_submissions_together_all_are_queued_or_none_is_and_no_folder_is_left(store: Store) -> None:
+    def fill(folder: RunFolder) -> None:
+        (folder.path / "source").mkdir()
+
+    def fail(folder: RunFolder) -> None:
+        raise OSError("no space left")
+
+    first, second = replace(submission("first"), fill=fill), replace(submission("second"), fill=fill)
+    with pytest.raises(OSError, match="no space left"):
+        store.submit_all([first, replace(second, fill=fail)])
+    assert queries.queue(store) == [] and list((store.path.parent / "runs").iterdir()) == []
+    assert store.submit_all([first, second]) == ["first-1", "second-1"]
+    assert all(store.folder(store.run(run)).source.is_dir() for run in ("first-1", "second-1"))
 
 
 def claim_all(path: Path, claimed: multiprocessing.Queue[str | None]) -> None:
     with Store.open(path) as store:
-        while run := store.claim_next().run:
-            claimed.put(run.id)
+        for run in queries.queue(store):
+            if store.claim(run.id).run is not None:
+                claimed.put(run.id)
     claimed.put(None)
 
 

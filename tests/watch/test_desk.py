@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from runner.journal.states import Reason, State
+from runner.store import queries
+from runner.store.errors import StoreUnavailable
 from tests.small_job import REWARDS
 from tests.watch.kit import Folder
 
@@ -138,8 +140,7 @@ def test_an_edit_while_it_waits_takes_its_place_in_the_queue(folder: Folder) -> 
     folder.write("first", seed=1)
     folder.settle()
     assert folder.runs() == [("first-1", "superseded"), ("second-1", "queued"), ("first-2", "queued")]
-    claim = folder.store.claim_next()
-    assert claim.run is not None and claim.run.id == "first-2"
+    assert [run.id for run in queries.queue(folder.store)] == ["first-2", "second-1"]
 
 
 def test_edits_while_it_runs_leave_one_pending_run_and_the_newest_wins(folder: Folder) -> None:
@@ -393,3 +394,22 @@ def test_a_held_run_is_nobodys_business_of_the_scan(folder: Folder) -> None:
     os.utime(path)
     folder.settle(30)
     assert folder.runs() == [("sums-1", "held")]
+
+
+def test_what_a_full_disk_kept_from_the_queue_gets_there_at_the_next_look(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(new: object) -> list[str]:
+        raise StoreUnavailable("database or disk is full")
+
+    for name in ("first", "second"):
+        folder.write(name)
+    with monkeypatch.context() as full, pytest.raises(StoreUnavailable):
+        full.setattr(folder.store, "submit_all", refuse)
+        folder.settle()
+    assert not folder.desk.is_settled
+    assert folder.runs() == []
+    folder.look()
+    assert folder.runs() == [("first-1", "queued"), ("second-1", "queued")]
+    folder.settle()
+    assert folder.states() == {"first": "valid", "second": "valid"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from runner.api import EnvironmentUnfit
+from runner.queue import local
 from runner.queue.home import Home
 from runner.queue.jobs import check, load_job
 from runner.queue.submit import submit
@@ -20,7 +22,7 @@ from runner.watch.config import Config
 from runner.watch.daemon import Options, Watch
 from runner.watch.log import Log
 from tests.small_job import write_job
-from tests.watch.kit import Folder
+from tests.watch.kit import Folder, until
 
 Answer = Callable[[str, str], None]
 
@@ -89,6 +91,22 @@ def test_a_gpu_that_somebody_else_uses_is_waited_for_and_named(tmp_path: Path, n
     waiting = admission.admit([])
     assert (waiting.runs, waiting.stuck) == (1, 0)
     assert folder.store.run("sums-1").detail == f"the GPU is in use by process {os.getpid()} (python, 3021 MiB)"
+    folder.close()
+
+
+def test_a_waiting_run_whose_folder_is_gone_says_so_and_holds_nobody_up(tmp_path: Path, nvidia_smi: Answer) -> None:
+    folder, home = Folder(tmp_path), Home(tmp_path)
+    for name in ("gone", "free"):
+        submit(folder.store, check(load_job(write_job(tmp_path, name=name)), "emulator"))
+    shutil.rmtree(home.run("gone-1").path)
+    config, log = Config(min_free_gib=0), Log(write=lambda line: None)
+    waiting = Admission(home, folder.store, folder.desk, folder.keeper, config, log).admit([])
+    assert (waiting.runs, waiting.stuck) == (1, 1)
+    assert folder.store.run("gone-1").detail.startswith("its folder is gone; `runner cancel gone-1`")
+    local.cancel(home, folder.store, "gone-1")
+    local.cancel(home, folder.store, "free-1")
+    until(lambda: not folder.keeper.look())
+    assert folder.runs() == [("gone-1", "cancelled"), ("free-1", "cancelled")]
     folder.close()
 
 

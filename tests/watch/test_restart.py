@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.watch.kit import Folder
+from runner import api
+from runner.queue import local
+from tests.watch.kit import Folder, until
 
 
 @pytest.fixture
@@ -52,3 +54,16 @@ def test_an_upgrade_that_computes_other_revisions_runs_nothing_again(folder: Fol
     path.write_text(path.read_text() + "seed: 1\n")
     folder.settle()
     assert folder.runs() == [("sums-1", "succeeded"), ("sums-2", "queued")]
+
+
+def test_the_end_of_a_run_with_many_records_is_made_while_the_watch_goes_on(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "MANY_ROLLOUTS", 100)
+    run = api.emulate(folder.write(), home=folder.path, wait=False)
+    assert run.supervisor is not None
+    run.supervisor.wait()
+    until(lambda: not folder.keeper.look())
+    ended = folder.store.run(run.id)
+    assert ended.state == "succeeded" and ended.digest is not None
+    assert [said["event"] for said in folder.said if said.get("state") == "succeeded"] == ["run"]
