@@ -51,16 +51,25 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 def _product(x: Tensor, weight: Tensor) -> Tensor:
     """x·wᵀ. Large ones by oneDNN: of MKL, torch's own choice, it takes half the time on AMD's processors, and as much
     on Intel's. It makes and keeps code for each number of rows that it meets, so they are filled up to whole blocks."""
-    if _is_small(x, weight):
-        return F.linear(x, weight)
     rows = x.flatten(0, -2)
-    filled = F.pad(rows, (0, 0, 0, -len(rows) % BLOCK))
-    return _one_dnn(filled, weight)[: len(rows)].view(*x.shape[:-1], len(weight))
+    if not _is_large(rows, weight):
+        return F.linear(x, weight)
+    return _one_dnn(_filled(rows), weight)[: len(rows)].view(*x.shape[:-1], len(weight))
 
 
-def _is_small(x: Tensor, weight: Tensor) -> bool:
-    small = x.numel() * len(weight) < LEAST_OPERATIONS
-    return small or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available()
+def _filled(rows: Tensor) -> Tensor:
+    """Whole blocks of rows; what the last ones hold is of no matter."""
+    if len(rows) % BLOCK == 0:
+        return rows
+    filled = rows.new_empty(len(rows) + -len(rows) % BLOCK, rows.shape[1])
+    filled[: len(rows)] = rows
+    return filled
+
+
+def _is_large(rows: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN can compute this product, and is worth it."""
+    large = 2 * len(rows) >= BLOCK and rows.numel() * len(weight) >= LEAST_OPERATIONS
+    return large and rows.dtype == torch.float32 and torch.backends.mkldnn.is_available()
 
 
 def _one_dnn(x: Tensor, weight: Tensor) -> Tensor:
@@ -85,7 +94,7 @@ class _Linear(torch.autograd.Function):
 
 def _outer(dy: Tensor, x: Tensor) -> Tensor:
     """dyᵀ·x, whole blocks of rows by oneDNN. The narrower one goes first, which is how that is quicker."""
-    if len(x) < BLOCK or _is_small(dy, x.T):
+    if len(x) < BLOCK or not _is_large(x, dy.T):
         return dy.T @ x
     whole = len(x) - len(x) % BLOCK
     a, b = dy[:whole].T, x[:whole].T

@@ -78,9 +78,9 @@ def _is_right(problem: Problem, text: str) -> bool:
 
 CARD = """# A tiny language model for the emulator
 
-A decoder of Llama architecture: {layers} layers, width {width}, {heads} heads ({pairs} of keys and values), {tokens} tokens,
-{parameters} parameters, float32. It plays the countdown game (three numbers, a target) and a few games beside it; it
-exists so that a GRPO run can be watched learning on one CPU core. transformers opens this folder as it is.
+A decoder of Llama architecture: {layers} layers, width {width}, {heads} heads ({pairs} of keys and values), {tokens}
+tokens, {parameters} parameters, float32. It plays the countdown game (three numbers, a target) and a few games beside
+it; it exists so that a GRPO run can be watched learning on one CPU core. transformers opens this folder as it is.
 
 Made by `python -m emulator.pretrain` from generated text, with no other data: {learn} steps of right solutions behind
 many prompts, then {habits} steps of text whose quality is mixed on purpose. GRPO reinforces what a policy already does

@@ -2,8 +2,8 @@
 
     python -m tests.bench.bench_emulator
 
-Everything in turn in one run, with one thread each and with two each; ratios are what a change is judged by, times are
-this machine's, which should do nothing else.
+Everything in turn in one run, one thread each; ratios are what a change is judged by, times are this machine's, which
+should do nothing else.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).parents[2]
-PROMPTS, GENERATIONS, TOKENS, STEPS, ROUNDS = 8, 8, 32, 50, 3
-THREADS = (1, 2)
+PROMPTS, GENERATIONS, TOKENS, STEPS, ROUNDS = 8, 8, 32, 50, 5
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -33,7 +33,7 @@ BARE_TRL = """
 import sys, time
 began = time.time() if len(sys.argv) < 2 else float(sys.argv[1])
 import torch
-torch.set_num_threads(int(sys.argv[5]))
+torch.set_num_threads(1)
 from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -67,7 +67,7 @@ from runner.data.examples import Example
 from runner.grpo.advantages import advantages
 from runner.spec.model import Grpo
 grpo = Grpo(steps=100, prompts_per_step=8, num_generations=8, max_completion_length=32, learning_rate=3e-4)
-policy = LmPolicy(SHIPPED, grpo, threads=int(sys.argv[2]))
+policy = LmPolicy(SHIPPED, grpo)
 policy._tokens.end = frozenset({-1})  # every completion has all its tokens, as in the run of TRL beside it
 prompt = "Using the numbers [3, 5, 2], make an expression that equals 17. " * 2
 examples = [Example(id=i, prompt=prompt, columns={}) for i in range(8)]
@@ -97,8 +97,7 @@ dataset: {path: data.jsonl, prompt: "Using the numbers {nums}, make an expressio
 rewards: {length: {fn: "rewards.py:length"}}
 grpo: {beta: 0.0}
 evaluation: {}
-emulator:
-  {policy: POLICY, threads: THREADS, steps: 50, prompts_per_step: 8, num_generations: 8, max_completion_length: 32}
+emulator: {policy: POLICY, steps: 50, prompts_per_step: 8, num_generations: 8, max_completion_length: 32}
 """
 
 
@@ -120,19 +119,19 @@ class Round:
     """The same with them."""
 
 
-def python(threads: int, *arguments: str) -> tuple[list[str], float]:
+def python(*arguments: str) -> tuple[list[str], float]:
     """The last line a Python process of its own prints, and its seconds from start to exit."""
-    began, environment = time.time(), ENVIRONMENT | {"OMP_NUM_THREADS": str(threads)}
+    began = time.time()
     done = subprocess.run(
-        [sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, *arguments], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=True
     )
     return (done.stdout.strip().splitlines() or [""])[-1].split(), time.time() - began
 
 
-def write_job(folder: Path, policy: str, threads: int) -> Path:
-    job = folder / "jobs" / f"{policy}{threads}" / "job.yaml"
+def write_job(folder: Path, policy: str) -> Path:
+    job = folder / "jobs" / policy / "job.yaml"
     job.parent.mkdir(parents=True)
-    text = JOB.replace("POLICY", policy).replace("THREADS", str(threads))
+    text = JOB.replace("POLICY", policy)
     if policy == "replay":
         text = text.replace("policy: replay", "policy: replay, completions: completions.jsonl")
     job.write_text(text)
@@ -146,9 +145,9 @@ def write_job(folder: Path, policy: str, threads: int) -> Path:
     return job
 
 
-def emulate(threads: int, job: Path, home: Path, *options: str) -> float:
+def emulate(job: Path, home: Path, *options: str) -> float:
     code = "import runner.cli; runner.cli.main()"
-    return python(threads, "-c", code, "emulate", str(job), "--home", str(home), "--json", *options)[1]
+    return python("-c", code, "emulate", str(job), "--home", str(home), "--json", *options)[1]
 
 
 def peak(job: Path, home: Path) -> float:
@@ -159,55 +158,48 @@ def peak(job: Path, home: Path) -> float:
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)"
     )
     verb = [sys.executable, "-c", "import runner.cli; runner.cli.main()", "emulate", str(job), "--home", str(home)]
-    [last], _ = python(1, "-c", code, *verb)
+    [last], _ = python("-c", code, *verb)
     return float(last)
 
 
-def in_turn(threads: int, job: Path, home: Path) -> Round:
+def in_turn(job: Path, home: Path) -> Round:
     weights = str(ROOT / "emulator" / "weights")
-    trl, _ = python(threads, "-c", BARE_TRL, str(time.time()), weights, str(home / "trl"), "6", str(threads))
-    ours, _ = python(threads, "-c", EMULATED_STEPS, "12", str(threads))
+    trl, _ = python("-c", BARE_TRL, str(time.time()), weights, str(home / "trl"), "6")
+    ours, _ = python("-c", EMULATED_STEPS, "12")
     return Round(
         first=float(trl[0]),
         theirs=median(map(float, trl[2:])),
         ours=median(map(float, ours[2 : ours.index("|")])),
         floor=float(ours[-1]),
-        bare=emulate(threads, job, home, "--no-checks"),
-        checked=emulate(threads, job, home),
+        bare=emulate(job, home, "--no-checks"),
+        checked=emulate(job, home),
     )
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
-        jobs, replay = {threads: write_job(home, "lm", threads) for threads in THREADS}, write_job(home, "replay", 1)
-        rounds = {threads: list[Round]() for threads in THREADS}
-        for _ in range(ROUNDS):
-            for threads in THREADS:
-                rounds[threads].append(in_turn(threads, jobs[threads], home))
-        for threads in THREADS:
-            report(threads, rounds[threads])
-        replayed = median(emulate(1, replay, home) for _ in range(ROUNDS))
-        print(f"{STEPS} steps of replay      {replayed:.2f} s, start to exit")
-        print(f"peak memory              lm {peak(jobs[1], home):.0f} MB, replay {peak(replay, home):.0f} MB")
+        lm, replay = write_job(home, "lm"), write_job(home, "replay")
+        report([in_turn(lm, home) for _ in range(ROUNDS)])
+        replayed = median(emulate(replay, home) for _ in range(ROUNDS))
+        print(f"{STEPS} steps of replay    {replayed:.2f} s from start to exit")
+        print(f"peak memory            lm {peak(lm, home):.0f} MB, replay {peak(replay, home):.0f} MB")
 
 
-def report(threads: int, rounds: list[Round]) -> None:
+def report(rounds: list[Round]) -> None:
     """Medians, each ratio within its round."""
 
     def middle(figure: Callable[[Round], float]) -> float:
         return median(map(figure, rounds))
 
-    print(f"threads: {threads}")
     steps = f"TRL {middle(lambda r: r.theirs):.3f} s, emulator {middle(lambda r: r.ours):.3f} s"
-    print(f"  a step of 64 x {TOKENS}      {steps}: {middle(lambda r: r.theirs / r.ours):.1f} x faster")
-    print(
-        f"  its arithmetic alone   {middle(lambda r: r.floor):.3f} s: {middle(lambda r: r.ours / r.floor):.1f} x that"
-    )
-    print(f"  TRL's first step       begins after {middle(lambda r: r.first):.1f} s")
+    print(f"a step of 64 x {TOKENS}      {steps}: {middle(lambda r: r.theirs / r.ours):.1f} x faster")
+    floor = middle(lambda r: r.ours / r.floor)
+    print(f"its arithmetic alone   {middle(lambda r: r.floor):.3f} s; the emulator takes {floor:.1f} x that")
+    print(f"TRL's first step       begins after {middle(lambda r: r.first):.1f} s")
     bare, checked = middle(lambda r: r.bare / r.first), middle(lambda r: r.checked / r.first)
-    print(f"  {STEPS} steps to exit       {middle(lambda r: r.bare):.1f} s without the checks: {bare:.2f} of that")
-    print(f"                         {middle(lambda r: r.checked):.1f} s with them: {checked:.2f} of that")
+    print(f"{STEPS} steps to exit       {middle(lambda r: r.bare):.1f} s without the checks: {bare:.2f} of that")
+    print(f"                       {middle(lambda r: r.checked):.1f} s with them: {checked:.2f} of that")
 
 
 if __name__ == "__main__":
