@@ -10,7 +10,7 @@ TORCH = $(PIP) install --constraint .ci/constraints.txt $(if $(TORCH_INDEX),--in
 
 .PHONY: demo test test-vllm lint bench soak weights generated pages screenshots clean
 
-demo: .venv/.demo  ## the main job on the CPU emulator: a tiny language model learns countdown, in a minute
+demo: .venv/.demo  ## the main job on the CPU emulator: a tiny language model learns countdown, in seconds
 	.venv/bin/runner emulate jobs/examples/countdown
 
 test: .venv/.test  ## everything that proves the product on this machine
