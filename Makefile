@@ -10,7 +10,7 @@ TORCH = $(PIP) install --constraint .ci/constraints.txt $(if $(TORCH_INDEX),--in
 
 .PHONY: demo test test-vllm lint bench soak weights generated pages screenshots clean
 
-demo: .venv/.demo  ## the main job on the CPU emulator: a tiny language model learns countdown, in a minute
+demo: .venv/.demo  ## the main job on the CPU emulator: a tiny language model learns countdown, in seconds
 	.venv/bin/runner emulate jobs/examples/countdown
 
 test: .venv/.test  ## everything that proves the product on this machine
@@ -42,7 +42,7 @@ screenshots: .venv/.test  ## the README's pictures of the monitor, from a run ma
 	.venv/bin/python -m tests.monitor.screenshots
 
 weights: .venv/.demo  ## pre-trains the emulator's language model again, and measures its model card
-	.venv/bin/python -m emulator.pretrain
+	.venv/bin/python -m emulator.pretrain --work build/weights
 
 .venv/.venv:
 	$(PYTHON) -m venv .venv

@@ -59,20 +59,19 @@ def _generate(
     owner = torch.tensor([i for i, row in enumerate(seeds) for _ in row])
     layers, last = read_prompts(model, padded)
     cache = Cache.behind(layers, padded, owner, sampling.max_completion_length)
-    draw = Draw(sampling, np.array([seed for row in seeds for seed in row], dtype=np.uint64))
+    draw = Draw.of(sampling, [seed for row in seeds for seed in row])
     seen = _seen(padded, owner, model.config.vocab_size) if sampling.repetition_penalty != 1.0 else None
-    ends = torch.tensor(sorted(end), dtype=torch.int64)
-    drawn: list[list[int]] = [[] for _ in owner]
+    ends = torch.zeros(model.config.vocab_size, dtype=torch.bool)
+    ends[[token for token in end if 0 <= token < len(ends)]] = True
+    drawn = torch.zeros(sampling.max_completion_length, len(owner), dtype=torch.int64)
     rows = torch.arange(len(owner))
     """The completion that each row of the cache belongs to: rows that have ended are dropped now and then."""
     alive = torch.ones(len(owner), dtype=torch.bool)
     hidden = last.index_select(0, owner).unsqueeze(1)
     for position in range(sampling.max_completion_length):
         tokens = draw(model.logits(hidden[:, 0]), rows, position, seen)
-        for row, token, goes_on in zip(rows.tolist(), tokens.tolist(), alive.tolist(), strict=True):
-            if goes_on:
-                drawn[row].append(token)
-        alive &= ~torch.isin(tokens, ends)
+        drawn[position, rows] = tokens
+        alive &= ~ends[tokens]
         left = int(alive.sum())
         if left == 0 or position + 1 == sampling.max_completion_length:
             break
@@ -84,7 +83,12 @@ def _generate(
         if seen is not None:
             seen.scatter_(1, tokens.unsqueeze(1), True)
         hidden = model(tokens.unsqueeze(1), cache.positions(), cache.mask(), cache)
-    return drawn
+    return [_until(row, end) for row in drawn.T.tolist()]
+
+
+def _until(tokens: list[int], end: Set[int]) -> list[int]:
+    """The tokens up to and including the first that ends a completion."""
+    return tokens[: next((i for i, token in enumerate(tokens) if token in end), len(tokens)) + 1]
 
 
 class Cache:
@@ -147,26 +151,30 @@ class Draw:
     """Chooses the next token of every row: filters in transformers' order, then inverse transform sampling."""
 
     sampling: Sampling
-    seeds: np.ndarray[tuple[int], np.dtype[np.uint64]]
+    numbers: Tensor
+    """One uniform number for each position and completion. [T, N], double"""
+
+    @staticmethod
+    def of(sampling: Sampling, seeds: Sequence[int]) -> Draw:
+        return Draw(sampling, torch.from_numpy(uniform(seeds, sampling.max_completion_length)))
 
     def __call__(self, logits: Tensor, rows: Tensor, position: int, seen: Tensor | None) -> Tensor:
         """Tokens [rows] from logits [rows, vocabulary]."""
+        sampling = self.sampling
         if seen is not None:
-            logits = _penalize(logits, seen, self.sampling.repetition_penalty)
-        if self.sampling.temperature == 0:
+            logits = _penalize(logits, seen, sampling.repetition_penalty)
+        if sampling.temperature == 0:
             return logits.argmax(-1)
-        return choose(_filter(logits / self.sampling.temperature, self.sampling), self._uniform(rows, position))
+        if sampling.temperature != 1:
+            logits = logits / sampling.temperature
+        return choose(_filter(logits, sampling), self.numbers[position, rows])
 
-    def _uniform(self, rows: Tensor, position: int) -> Tensor:
-        return torch.from_numpy(uniform(self.seeds[rows.numpy()], position))
 
-
-def uniform(
-    seeds: np.ndarray[tuple[int], np.dtype[np.uint64]], position: int
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """One number in [0, 1) for each seed: output `position` of SplitMix64 (Steele et al. 2014) started at the seed."""
+def uniform(seeds: Sequence[int], length: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Numbers in [0, 1), [length, seeds]: a column is SplitMix64's output (Steele et al. 2014) started at its seed."""
+    steps = np.array([(position + 1) * 0x9E3779B97F4A7C15 % 2**64 for position in range(length)], dtype=np.uint64)
     with np.errstate(over="ignore"):
-        z = seeds + np.uint64((position + 1) * 0x9E3779B97F4A7C15 % 2**64)
+        z = np.array(seeds, dtype=np.uint64) + steps[:, np.newaxis]
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z = z ^ (z >> np.uint64(31))

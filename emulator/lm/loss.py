@@ -60,7 +60,7 @@ class _Chosen(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
         p, ids = ctx.saved_tensors
         slope = slopes[0].unsqueeze(-1)
-        return (p * -slope).scatter_add_(-1, ids, slope), None
+        return p.mul_(-slope).scatter_add_(-1, ids, slope), None  # p is of no further use
 
 
 def token_losses(stats: TokenStats, advantages: Tensor, grpo: Grpo) -> TokenLosses:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from emulator.lm.config import LlamaConfig
-from emulator.lm.ops import attend, heads, rms_norm, swiglu
+from emulator.lm.ops import attend, heads, linear, rms_norm, swiglu
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values of one layer, each [rows, key-value heads, positions, head size]."""
@@ -83,14 +83,14 @@ class Block(nn.Module):
         """What the last `wanted` positions come to; `memory` takes the keys and values of all."""
         mixed = self._attend(rms_norm(x, self.norm1, self.config.eps), rope, mask[:, :, -wanted:], layer, memory)
         x = x[:, -wanted:] + mixed
-        return x + F.linear(swiglu(F.linear(rms_norm(x, self.norm2, self.config.eps), self.gate_up)), self.down)
+        return x + linear(swiglu(linear(rms_norm(x, self.norm2, self.config.eps), self.gate_up)), self.down)
 
     def _attend(self, x: Tensor, rope: KeyValue, mask: Tensor, layer: int, memory: Memory) -> Tensor:
         c, rows, wanted = self.config, len(x), mask.shape[2]
-        query, key, value = heads(F.linear(x, self.qkv), *rope, (c.heads, c.kv_heads, c.head_dim))
+        query, key, value = heads(linear(x, self.qkv), *rope, (c.heads, c.kv_heads, c.head_dim))
         keys, values = memory.extend(layer, key, value)
         mixed = attend(query[:, :, -wanted:], keys, values, mask)
-        return F.linear(mixed.transpose(1, 2).reshape(rows, wanted, c.heads * c.head_dim), self.out)
+        return linear(mixed.transpose(1, 2).reshape(rows, wanted, c.heads * c.head_dim), self.out)
 
 
 class Llama(nn.Module):
@@ -120,7 +120,7 @@ class Llama(nn.Module):
         return rms_norm(x, self.norm, self.config.eps)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.head)
+        return linear(hidden, self.head)
 
 
 def causal_mask(real: Tensor, queries: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Makes the shipped weights from nothing: `python -m emulator.pretrain --work DIR [--out emulator/weights]`.
 
-One thread and about half an hour. DIR keeps the model after each stage; a second start goes on after the last one.
+One thread and about ten minutes. DIR keeps the model after each stage; a second start goes on after the last one.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from emulator.lm.policy import LmPolicy
 from emulator.policy import Sampling
 from emulator.pretrain.problems import Problem, problems, solutions
 from emulator.pretrain.text import OTHERS, countdown_messages, other_messages
-from emulator.pretrain.train import HABITS, LEARN
+from emulator.pretrain.train import CONFIG, HABITS, LEARN
 from runner.data.examples import Example
 from runner.spec.model import Grpo
 
@@ -78,16 +78,16 @@ def _is_right(problem: Problem, text: str) -> bool:
 
 CARD = """# A tiny language model for the emulator
 
-A decoder of Llama architecture: 4 layers, width 96, 4 heads (2 of keys and values), 512 tokens,
-{parameters} parameters, float32. It plays the countdown game (three numbers, a target) and a few games beside it; it
-exists so that a GRPO run can be watched learning on one CPU core. transformers opens this folder as it is.
+A decoder of Llama architecture: {layers} layers, width {width}, {heads} heads ({pairs} of keys and values), {tokens}
+tokens, {parameters} parameters, float32. It plays the countdown game (three numbers, a target) and a few games beside
+it; it exists so that a GRPO run can be watched learning on one CPU core. transformers opens this folder as it is.
 
 Made by `python -m emulator.pretrain` from generated text, with no other data: {learn} steps of right solutions behind
 many prompts, then {habits} steps of text whose quality is mixed on purpose. GRPO reinforces what a policy already does
 some of the time, so the second stage teaches bad habits beside good ones: {equation:.0%} of the expressions without
 parentheses are written as an equation (`<answer>3*5+2=17</answer>`, which the job's reward refuses), {wrong:.0%} of the
 solutions miss the target, {broken:.0%} of the completions have a tag missing or misplaced. What the first stage learnt
-is still there; reinforcement finds it again. Seeds 0 and 1, one thread, about 25 minutes.
+is still there; reinforcement finds it again. Seeds 0 and 1, one thread, about 10 minutes.
 
 Held out: {held_out} of the {all} problems (by a hash of numbers and target) are in no text the model has seen, in any
 order of their numbers. One completion each, behind the countdown job's prompt:
@@ -113,6 +113,11 @@ def write_card(folder: Path, learned: Path) -> None:
             lines.append(f"| {name}, {how} | {found.well_formed:.3f} | {found.right:.3f} | {found.tokens:.1f} |")
     text = CARD.format(
         parameters=f"{sum(p.numel() for p in LmPolicy(folder, Grpo()).model.parameters()):,}",
+        layers=CONFIG.layers,
+        width=CONFIG.hidden_size,
+        heads=CONFIG.heads,
+        pairs=CONFIG.kv_heads,
+        tokens=CONFIG.vocab_size,
         learn=LEARN.steps,
         habits=HABITS.steps,
         equation=HABITS.mix.equation,

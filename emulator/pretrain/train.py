@@ -27,12 +27,12 @@ from emulator.pretrain.tokenizer import CHAT_TEMPLATE, SPECIAL, VOCAB_SIZE
 CONTEXT = 512
 CONFIG = LlamaConfig(
     vocab_size=VOCAB_SIZE,
-    hidden_size=96,
-    intermediate_size=192,
-    layers=4,
+    hidden_size=64,
+    intermediate_size=256,
+    layers=2,
     heads=4,
-    kv_heads=2,
-    head_dim=24,
+    kv_heads=1,
+    head_dim=16,
     tied=True,
 )
 
@@ -46,12 +46,14 @@ class Stage:
     mix: Mix
     own: float
     """Share of batches with the countdown job's own prompt; the rest are variants and other tasks."""
+    other: float = 0.3
+    """Share of other tasks in those."""
     prompts: int = 64
     completions: int = 2
     """Per prompt: they share its forward pass."""
 
 
-LEARN = Stage(steps=2600, learning_rate=4e-3, mix=Mix(), own=0.3)
+LEARN = Stage(steps=5000, learning_rate=6e-3, mix=Mix(), own=0.3)
 HABITS = Stage(
     steps=100,
     learning_rate=6e-4,
@@ -81,13 +83,13 @@ def texts(stage: Stage, rng: random.Random) -> Iterator[list[Text]]:
 
 
 def _text(rng: random.Random, stage: Stage, problem: Problem, own: bool) -> Text:
-    if not own and rng.random() < 0.15:
+    if not own and rng.random() < stage.other:
         return other(rng, 1)
     return countdown(problem, rng, stage.mix, stage.completions, own=own)
 
 
 def train(model: Llama, tokenizer: Tokenizer, stage: Stage, seed: int, say: Callable[[str], None]) -> None:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=stage.learning_rate, betas=(0.9, 0.98), weight_decay=0.02)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=stage.learning_rate, betas=(0.9, 0.98), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, stage.learning_rate, total_steps=stage.steps, pct_start=0.05, cycle_momentum=False
     )

@@ -2,8 +2,8 @@
 
     python -m tests.bench.bench_emulator
 
-Everything in turn in one run, one thread each; ratios are what a change is judged by, times are this machine's. Steps
-are timed in seconds of the processor, so that whatever else the machine does counts less; whole runs by the clock.
+Everything in turn in one run, one thread each; ratios are what a change is judged by, times are this machine's, which
+should do nothing else.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).parents[2]
-PROMPTS, GENERATIONS, TOKENS, STEPS, ROUNDS = 8, 8, 32, 50, 3
+PROMPTS, GENERATIONS, TOKENS, STEPS, ROUNDS = 8, 8, 32, 50, 5
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": str(ROOT),
@@ -41,8 +42,8 @@ class Clock(TrainerCallback):
     first = None
     def on_step_begin(self, *args, **kwargs):
         self.first = self.first or time.time()
-        self.marks.append(time.process_time())
-    def on_step_end(self, *args, **kwargs): self.marks.append(time.process_time())
+        self.marks.append(time.perf_counter())
+    def on_step_end(self, *args, **kwargs): self.marks.append(time.perf_counter())
 config = GRPOConfig(output_dir=sys.argv[3], use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
     save_strategy="no", disable_tqdm=True, max_steps=int(sys.argv[4]), per_device_train_batch_size=64,
     num_generations=8, max_completion_length=32, learning_rate=3e-4, beta=0.0,
@@ -71,19 +72,23 @@ policy._tokens.end = frozenset({-1})  # every completion has all its tokens, as 
 prompt = "Using the numbers [3, 5, 2], make an expression that equals 17. " * 2
 examples = [Example(id=i, prompt=prompt, columns={}) for i in range(8)]
 for step in range(1, int(sys.argv[1]) + 1):
-    began = time.process_time()
+    began = time.perf_counter()
     seeds = [[step * 64 + group * 8 + i for i in range(8)] for group in range(8)]
     drawn = policy.sample(examples, Sampling(max_completion_length=32), seeds)
     rewards = [float(len(c.text)) for group in drawn.completions for c in group]
     policy.update(drawn, advantages(rewards, 8, "group"), step)
-    print(time.process_time() - began, end=" ")
+    print(time.perf_counter() - began, end=" ")
 positions = 8 * len(drawn.prompts[0]) + 64 * 32
-size = sum(parameter.numel() for parameter in policy.model.parameters())
-a, b = torch.randn(64, 96), torch.randn(96, 192)
-began = time.process_time()
-for _ in range(2000): a @ b
-rate = 2000 * 2 * 64 * 96 * 192 / (time.process_time() - began)
-print("|", (2 * size * positions + 6 * size * positions) / rate)
+config = policy.model.config
+inside = sum(p.numel() for p in policy.model.blocks.parameters()) + config.vocab_size * config.hidden_size
+a, b = torch.randn(2048, config.hidden_size), torch.randn(2 * config.intermediate_size, config.hidden_size)
+from emulator.lm.ops import linear
+torch.set_grad_enabled(False)
+for _ in range(20): linear(a, b)
+began = time.perf_counter()
+for _ in range(300): linear(a, b)
+rate = 300 * 2 * a.numel() * len(b) / (time.perf_counter() - began)
+print("|", 8 * inside * positions / rate)
 """
 
 JOB = """
@@ -94,6 +99,24 @@ grpo: {beta: 0.0}
 evaluation: {}
 emulator: {policy: POLICY, steps: 50, prompts_per_step: 8, num_generations: 8, max_completion_length: 32}
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Seconds, everything in turn."""
+
+    first: float
+    """From the start of TRL's process to its first step."""
+    theirs: float
+    """A step of TRL."""
+    ours: float
+    """A step of the emulator."""
+    floor: float
+    """What the arithmetic of a step takes in products of the model's sizes."""
+    bare: float
+    """50 steps, from process start to exit, without the checks."""
+    checked: float
+    """The same with them."""
 
 
 def python(*arguments: str) -> tuple[list[str], float]:
@@ -122,8 +145,9 @@ def write_job(folder: Path, policy: str) -> Path:
     return job
 
 
-def emulate(job: Path, home: Path) -> float:
-    return python("-c", "import runner.cli; runner.cli.main()", "emulate", str(job), "--home", str(home), "--json")[1]
+def emulate(job: Path, home: Path, *options: str) -> float:
+    code = "import runner.cli; runner.cli.main()"
+    return python("-c", code, "emulate", str(job), "--home", str(home), "--json", *options)[1]
 
 
 def peak(job: Path, home: Path) -> float:
@@ -138,48 +162,44 @@ def peak(job: Path, home: Path) -> float:
     return float(last)
 
 
-def main() -> None:
+def in_turn(job: Path, home: Path) -> Round:
     weights = str(ROOT / "emulator" / "weights")
+    trl, _ = python("-c", BARE_TRL, str(time.time()), weights, str(home / "trl"), "6")
+    ours, _ = python("-c", EMULATED_STEPS, "12")
+    return Round(
+        first=float(trl[0]),
+        theirs=median(map(float, trl[2:])),
+        ours=median(map(float, ours[2 : ours.index("|")])),
+        floor=float(ours[-1]),
+        bare=emulate(job, home, "--no-checks"),
+        checked=emulate(job, home),
+    )
+
+
+def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
         lm, replay = write_job(home, "lm"), write_job(home, "replay")
-        ways: dict[str, Callable[[], float]] = {
-            "lm": lambda: emulate(lm, home),
-            "replay": lambda: emulate(replay, home),
-        }
-        first, steps, ours, runs, floors = [], list[float](), list[float](), dict[str, list[float]](), list[float]()
-        for _ in range(ROUNDS):
-            figures, _ = python("-c", BARE_TRL, str(time.time()), weights, str(home / "trl"), "6")
-            first.append(float(figures[0]))
-            steps.append(median(map(float, figures[2:])))
-            figures, _ = python("-c", EMULATED_STEPS, "10")
-            ours.append(median(map(float, figures[2 : figures.index("|")])))
-            floors.append(float(figures[-1]))
-            for way, work in ways.items():
-                runs.setdefault(way, []).append(work())
-        peaks = {"lm": peak(lm, home), "replay": peak(replay, home)}
-    report(first, steps, ours, runs, floors, peaks)
+        report([in_turn(lm, home) for _ in range(ROUNDS)])
+        replayed = median(emulate(replay, home) for _ in range(ROUNDS))
+        print(f"{STEPS} steps of replay    {replayed:.2f} s from start to exit")
+        print(f"peak memory            lm {peak(lm, home):.0f} MB, replay {peak(replay, home):.0f} MB")
 
 
-def report(
-    first: list[float],
-    steps: list[float],
-    ours: list[float],
-    runs: dict[str, list[float]],
-    floors: list[float],
-    peaks: dict[str, float],
-) -> None:
+def report(rounds: list[Round]) -> None:
     """Medians, each ratio within its round."""
-    ratio = median(a / b for a, b in zip(steps, ours, strict=True))
-    times = f"TRL {median(steps):.3f} s, emulator {median(ours):.3f} s"
-    print(f"a step of 64 x {TOKENS} tokens    {times}: {ratio:.1f} x faster")
-    floor = median(a / b for a, b in zip(ours, floors, strict=True))
-    print(f"a step's arithmetic alone    {median(floors):.3f} s; the emulator takes {floor:.1f} x that")
-    lm, before = runs["lm"], median(first)
-    print(f"{STEPS} steps, start to exit     {median(lm):.1f} s; TRL's first step begins after {before:.1f} s")
-    print(f"                             {median(a / b for a, b in zip(lm, first, strict=True)):.2f} of it")
-    print(f"{STEPS} steps of replay          {median(runs['replay']):.2f} s from start to exit")
-    print(f"peak memory                  lm {peaks['lm']:.0f} MB, replay {peaks['replay']:.0f} MB")
+
+    def middle(figure: Callable[[Round], float]) -> float:
+        return median(map(figure, rounds))
+
+    steps = f"TRL {middle(lambda r: r.theirs):.3f} s, emulator {middle(lambda r: r.ours):.3f} s"
+    print(f"a step of 64 x {TOKENS}      {steps}: {middle(lambda r: r.theirs / r.ours):.1f} x faster")
+    floor = middle(lambda r: r.ours / r.floor)
+    print(f"its arithmetic alone   {middle(lambda r: r.floor):.3f} s; the emulator takes {floor:.1f} x that")
+    print(f"TRL's first step       begins after {middle(lambda r: r.first):.1f} s")
+    bare, checked = middle(lambda r: r.bare / r.first), middle(lambda r: r.checked / r.first)
+    print(f"{STEPS} steps to exit       {middle(lambda r: r.bare):.1f} s without the checks: {bare:.2f} of that")
+    print(f"                       {middle(lambda r: r.checked):.1f} s with them: {checked:.2f} of that")
 
 
 if __name__ == "__main__":

@@ -51,9 +51,10 @@ def test_only_the_adapter_is_trained(tmp_path: Path) -> None:
     before = {name: tensor.clone() for name, tensor in it.model.state_dict().items()}
     it.update(draw(it), ADVANTAGES, 1)
     changed = {name for name, tensor in it.model.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert changed == {f"blocks.{layer}.qkv" for layer in range(4)}
+    assert changed == {f"blocks.{layer}.qkv" for layer in range(it.model.config.layers)}
     kept = it.model.state_dict()["blocks.0.qkv"]
-    assert torch.equal(kept[96:], before["blocks.0.qkv"][96:]), "keys and values have no adapter"
+    rows = it.model.config.heads * it.model.config.head_dim
+    assert torch.equal(kept[rows:], before["blocks.0.qkv"][rows:]), "keys and values have no adapter"
 
 
 def test_a_saved_adapter_goes_on_bitwise(tmp_path: Path) -> None:

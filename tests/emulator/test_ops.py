@@ -24,17 +24,32 @@ def numbers(*shapes: Sequence[int]) -> list[Any]:
     return [torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes]
 
 
-def assert_equal(ours: Callable[..., Any], theirs: Callable[..., Any], inputs: Sequence[Any]) -> None:
+def assert_equal(
+    ours: Callable[..., Any], theirs: Callable[..., Any], inputs: Sequence[Any], error: float | None = None
+) -> None:
     """Values and gradients; and the values again where no gradient is asked for."""
     sides: list[tuple[Any, Any]] = []
     for function in (ours, theirs):
         mine = [value.clone().requires_grad_() for value in inputs]
         out = function(*mine)
-        [slope] = numbers(out.shape)
+        slope = numbers(out.shape)[0].to(out.dtype)
         sides.append((out.detach(), torch.autograd.grad(out, mine, slope)))
-    torch.testing.assert_close(sides[0], sides[1])
+    torch.testing.assert_close(sides[0], sides[1], rtol=error, atol=error)
     with torch.inference_mode():
-        torch.testing.assert_close(ours(*inputs), sides[1][0])
+        torch.testing.assert_close(ours(*inputs), sides[1][0], rtol=error, atol=error)
+
+
+@pytest.mark.parametrize(("rows", "before", "after"), [(5, 6, 7), (400, 64, 96), (400, 96, 64)])
+def test_linear_small_and_large_narrowing_and_widening(rows: int, before: int, after: int) -> None:
+    inputs = [value.float() for value in numbers((2, rows, before), (after, before))]
+    assert (2 * rows * before * after >= ops.LEAST_OPERATIONS) == (rows == 400)
+    assert_equal(ops.linear, F.linear, inputs, error=1e-4)  # sums of 800 float32
+
+
+def test_linear_gives_no_gradient_to_what_is_frozen() -> None:
+    x, weight = (value.float() for value in numbers((3, 4), (5, 4)))
+    ops.linear(x, weight.requires_grad_()).sum().backward()
+    assert x.grad is None and weight.grad is not None
 
 
 def test_rms_norm() -> None:

@@ -69,9 +69,8 @@ def steps_done(folder: Path) -> int:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_ratios_are_against_the_policy_that_drew_the_batch(policy: str, tmp_path: Path) -> None:
-    job = job_of(
-        policy, tmp_path, steps=4, num_iterations=4, lr_scheduler_type="constant", epsilon=0.01, learning_rate=3e-5
-    )
+    settings = {"lr_scheduler_type": "constant", "epsilon": 0.01, "learning_rate": 3e-5, "loss_type": "grpo"}
+    job = job_of(policy, tmp_path, steps=4, num_iterations=4, **settings)
     EmulatorBackend().train(job, make_run(tmp_path, job))
     losses = [event.metrics["loss"] for event in metrics(tmp_path)]
     assert losses[0] == pytest.approx(0.0, abs=1e-6)

@@ -38,9 +38,9 @@ def rollouts(batch: int) -> tuple[list[list[int]], list[list[int]], list[float]]
     generator = torch.Generator().manual_seed(batch)
     prompts, completions = [], []
     for group in range(PROMPTS * PARTS):
-        prompt = torch.randint(5, 500, (6 + 3 * group,), generator=generator).tolist()
+        prompt = torch.randint(5, 380, (6 + 3 * group,), generator=generator).tolist()
         for row in range(GENERATIONS):
-            body = torch.randint(5, 500, (3 + 2 * row,), generator=generator).tolist()
+            body = torch.randint(5, 380, (3 + 2 * row,), generator=generator).tolist()
             prompts.append(prompt)
             completions.append(body if row == 0 else [*body, 2])
     rewards = torch.randint(0, 9, (len(prompts),), generator=generator) / 8
