@@ -50,7 +50,7 @@ def small(folder: Path, **emulator: Any) -> Path:
         folder,
         rewards=REWARDS,
         grpo={"steps": 20, "prompts_per_step": 4, "num_generations": 8, "max_completion_length": 16},
-        emulator={"policy": "lm", "completions": None, "learning_rate": 5e-4, **emulator},
+        emulator={"policy": "lm", "completions": None, "learning_rate": 1e-3, **emulator},
         evaluation={"every": 100},
         checkpoints={"every": 10},
     )
