@@ -112,6 +112,7 @@ class Watch:
             self._hints.stop()
             self._edits.close()
             self._notifier.close()
+            self._store.close()
 
     def _adopt(self) -> None:
         began = time.monotonic()
