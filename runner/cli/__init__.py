@@ -12,4 +12,6 @@ def main() -> None:
     try:
         build()(prog_name="runner")
     finally:
-        gc.freeze()  # else the interpreter's end looks through all that was imported: a tenth of a second
+        # Else the interpreter's end looks through all that was imported: a tenth of a second. So nothing is closed by
+        # the collector there: who opens a database or a file closes it.
+        gc.freeze()

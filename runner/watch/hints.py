@@ -11,32 +11,21 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from watchdog.events import (
-    DirCreatedEvent,
-    DirDeletedEvent,
-    DirMovedEvent,
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileDeletedEvent,
-    FileModifiedEvent,
-    FileMovedEvent,
-    FileSystemEvent,
-    FileSystemEventHandler,
-)
+from watchdog import events
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
 CANARY_SECONDS = 2.0
 _SETTLING = frozenset({"closed", "moved"})
-_HEARD: list[type[FileSystemEvent]] = [
-    DirCreatedEvent,
-    DirDeletedEvent,
-    DirMovedEvent,
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileDeletedEvent,
-    FileModifiedEvent,
-    FileMovedEvent,
+_HEARD: list[type[events.FileSystemEvent]] = [
+    events.DirCreatedEvent,
+    events.DirDeletedEvent,
+    events.DirMovedEvent,
+    events.FileClosedEvent,
+    events.FileCreatedEvent,
+    events.FileDeletedEvent,
+    events.FileModifiedEvent,
+    events.FileMovedEvent,
 ]
 """Not that a file was opened or read: three of four would be about what we read ourselves."""
 
@@ -97,7 +86,7 @@ class Hints:
         finally:
             canary.unlink(missing_ok=True)
 
-    def on_event(self, event: FileSystemEvent) -> None:
+    def on_event(self, event: events.FileSystemEvent) -> None:
         """In the observer's thread."""
         path = os.fsdecode(event.dest_path or event.src_path)
         if "/.runner-canary-" in path:
@@ -109,11 +98,11 @@ class Hints:
         self._wake()
 
 
-class _Handler(FileSystemEventHandler):
+class _Handler(events.FileSystemEventHandler):
     def __init__(self, hints: Hints) -> None:
         self._hints = hints
 
-    def on_any_event(self, event: FileSystemEvent) -> None:
+    def on_any_event(self, event: events.FileSystemEvent) -> None:
         self._hints.on_event(event)
 
 
