@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -95,8 +96,11 @@ class RunHandle:
     def events(self, after: int = 0) -> Iterator[EventRow | None]:
         """Events as they come, from the event id `after` on; None while nothing is new. Ends when the run has."""
         with self.home.open() as store:
-            yield from local.follow(self.home, store, self.id, after)
+            yield from local.follow(self.home, store, self.id, after, self._rest)
         self._let_go()
+
+    def _rest(self, seconds: float) -> None:
+        self._started.rest(seconds) if self._started else time.sleep(seconds)
 
     def goes_on(self) -> str:
         """Starts the run again where it has just been held for a cause that a new process may get over and its own

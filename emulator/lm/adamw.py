@@ -55,7 +55,7 @@ class AdamW:
             [item.exp_avg_sq for item in moments],
             [],
             [item.step for item in moments],
-            foreach=True,
+            fused=True,
             amsgrad=False,
             beta1=self._betas[0],
             beta2=self._betas[1],

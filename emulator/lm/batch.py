@@ -1,4 +1,4 @@
-"""Prompts and completions as padded tensors, and the pass that computes each prompt once for its whole group."""
+"""Prompts and completions as padded tensors, and the passes over them."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (torch, tokenizers and safetensors are only partly typed)
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from emulator.lm.model import Fresh, KeyValue, Llama, Prefix, causal_mask
+from emulator.lm.attention import Continued, KeyValue, Texts
+from emulator.lm.model import Llama
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,14 +24,11 @@ class Prompts:
     real: Tensor
     """Whether a position is not padding. [P, L]"""
 
-    @property
-    def lengths(self) -> Tensor:
-        return self.real.sum(1)
-
     @staticmethod
     def pad(tokens: Sequence[Sequence[int]]) -> Prompts:
-        ids, real = _pad([row[::-1] for row in tokens])
-        return Prompts(ids=ids.flip(1), real=real.flip(1))
+        width = max(map(len, tokens))
+        ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in tokens], dtype=torch.int64)
+        return Prompts(ids=ids, real=torch.arange(width) >= width - _lengths(tokens))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,38 +44,36 @@ class Completions:
 
     @staticmethod
     def pad(tokens: Sequence[Sequence[int]], owner: Sequence[int]) -> Completions:
-        ids, real = _pad(tokens)
+        width = max(map(len, tokens))
+        ids = torch.tensor([list(row) + [0] * (width - len(row)) for row in tokens], dtype=torch.int64)
+        real = torch.arange(width) < _lengths(tokens)
         return Completions(ids=ids, real=real.float(), owner=torch.tensor(owner))
 
 
-def _pad(tokens: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    rows = [torch.tensor(row, dtype=torch.int64) for row in tokens]
-    lengths = torch.tensor([len(row) for row in tokens])
-    ids = pad_sequence(rows, batch_first=True)
-    return ids, torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
+def _lengths(tokens: Sequence[Sequence[int]]) -> Tensor:
+    return torch.tensor([len(row) for row in tokens]).unsqueeze(1)
 
 
 def read_prompts(model: Llama, prompts: Prompts) -> tuple[list[KeyValue], Tensor]:
     """Keys and values of every layer, and the last hidden state of each prompt [P, hidden]."""
-    memory = Fresh()
-    positions = (prompts.real.cumsum(1) - 1).clamp_(min=0)
-    mask = causal_mask(prompts.real, prompts.ids.shape[1])
-    hidden = model(prompts.ids, positions, mask, memory, only_last=True)
-    return memory.layers, hidden[:, -1]
+    attention = Texts(model.config, prompts.real)
+    hidden = model(prompts.ids.flatten(), attention)
+    return attention.layers, hidden.view(*prompts.ids.shape, -1)[:, -1]
+
+
+def completion_hidden(model: Llama, prompts: Prompts, completions: Completions) -> Tensor:
+    """Hidden states [N, T, hidden] that predict each completion token. Equal to a plain pass over prompt + completion,
+    but the prompt of a group is computed once."""
+    owner, before = completions.owner, completions.ids[:, :-1]
+    if not before.numel():
+        return read_prompts(model, prompts)[1].index_select(0, owner).unsqueeze(1)
+    attention = Continued(model.config, prompts.real, completions.real[:, :-1] > 0, owner)
+    hidden = model(torch.cat((prompts.ids.flatten(), before.flatten())), attention)
+    last = hidden[: prompts.ids.numel()].view(*prompts.ids.shape, -1)[:, -1]
+    behind = hidden[prompts.ids.numel() :].view(*before.shape, -1)
+    return torch.cat((last.index_select(0, owner).unsqueeze(1), behind), 1)
 
 
 def completion_logits(model: Llama, prompts: Prompts, completions: Completions) -> Tensor:
-    """Logits [N, T, vocabulary] that predict each completion token. Equal to a plain pass over prompt + completion.
-
-    The prompt of a group is computed once, with gradient; its completions attend to the same keys and values.
-    """
-    layers, last = read_prompts(model, prompts)
-    owner, before = completions.owner, completions.ids[:, :-1]
-    length = before.shape[1]
-    first = last.index_select(0, owner).unsqueeze(1)
-    if not length:
-        return model.logits(first)
-    positions = prompts.lengths.index_select(0, owner).unsqueeze(1) + torch.arange(length)
-    real = torch.cat((prompts.real.index_select(0, owner), completions.real[:, :-1] > 0), 1)
-    hidden = model(before, positions, causal_mask(real, length), Prefix(layers, owner))
-    return model.logits(torch.cat((first, hidden), 1))
+    """Logits [N, T, vocabulary] of the same."""
+    return model.logits(completion_hidden(model, prompts, completions))

@@ -1,4 +1,4 @@
-"""Draws completions: one pass over each prompt, then one token at a time against a static cache of keys and values.
+"""Draws completions: one pass over each prompt, then one token at a time (`emulator.lm.decode`).
 
 Every completion has a seed of its own and nothing else is random: token t of seed s is decided by one uniform number
 that is a hash of (s, t). So there is no generator state, and a completion does not depend on what else is in the batch
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from emulator.lm.batch import Prompts, read_prompts
-from emulator.lm.model import KeyValue, Llama
+from emulator.lm.decode import Decoder
+from emulator.lm.model import Llama
 from emulator.policy import Sampling
 
 POSITIONS = 32768
@@ -58,20 +59,20 @@ def _generate(
     padded = Prompts.pad(prompts)
     owner = torch.tensor([i for i, row in enumerate(seeds) for _ in row])
     layers, last = read_prompts(model, padded)
-    cache = Cache.behind(layers, padded, owner, sampling.max_completion_length)
+    decoder = Decoder(model, padded, layers, owner, sampling.max_completion_length)
     draw = Draw.of(sampling, [seed for row in seeds for seed in row])
     seen = _seen(padded, owner, model.config.vocab_size) if sampling.repetition_penalty != 1.0 else None
-    ends = torch.zeros(model.config.vocab_size, dtype=torch.bool)
-    ends[[token for token in end if 0 <= token < len(ends)]] = True
+    goes_on = torch.ones(model.config.vocab_size, dtype=torch.bool)
+    goes_on[[token for token in end if 0 <= token < len(goes_on)]] = False
     drawn = torch.zeros(sampling.max_completion_length, len(owner), dtype=torch.int64)
     rows = torch.arange(len(owner))
-    """The completion that each row of the cache belongs to: rows that have ended are dropped now and then."""
+    """The completion that each row of the decoder belongs to: rows that have ended are dropped now and then."""
     alive = torch.ones(len(owner), dtype=torch.bool)
-    hidden = last.index_select(0, owner).unsqueeze(1)
+    logits = model.logits(last).index_select(0, owner)
     for position in range(sampling.max_completion_length):
-        tokens = draw(model.logits(hidden[:, 0]), rows, position, seen)
-        drawn[position, rows] = tokens
-        alive &= ~ends[tokens]
+        tokens = draw(logits, position, seen)
+        drawn[position].index_copy_(0, rows, tokens)
+        alive &= goes_on.index_select(0, tokens)
         left = int(alive.sum())
         if left == 0 or position + 1 == sampling.max_completion_length:
             break
@@ -79,63 +80,17 @@ def _generate(
             keep = alive.nonzero().squeeze(1)
             rows, tokens, alive = rows[keep], tokens[keep], alive[keep]
             seen = None if seen is None else seen[keep]
-            cache.keep(keep)
+            decoder.keep(keep)
+            draw.keep(keep)
         if seen is not None:
             seen.scatter_(1, tokens.unsqueeze(1), True)
-        hidden = model(tokens.unsqueeze(1), cache.positions(), cache.mask(), cache)
+        logits = decoder(tokens)
     return [_until(row, end) for row in drawn.T.tolist()]
 
 
 def _until(tokens: list[int], end: Set[int]) -> list[int]:
     """The tokens up to and including the first that ends a completion."""
     return tokens[: next((i for i, token in enumerate(tokens) if token in end), len(tokens)) + 1]
-
-
-class Cache:
-    """Static memory: room for every position from the start; each pass writes one more. One row a completion.
-
-    Keys lie with their positions last, [rows, heads, size, positions], as the product with a query reads them.
-    """
-
-    def __init__(self, layers: list[KeyValue], mask: Tensor, lengths: Tensor, used: int) -> None:
-        self._layers, self._mask, self._lengths = layers, mask, lengths
-        self._used = self._start = used
-
-    @staticmethod
-    def behind(layers: list[KeyValue], prompts: Prompts, owner: Tensor, room: int) -> Cache:
-        """A cache that begins with each completion's prompt and has `room` for its tokens."""
-        used = prompts.ids.shape[1]
-        real = prompts.real.index_select(0, owner)
-        mask = torch.zeros(len(owner), 1, 1, used + room)
-        mask[:, 0, 0, :used].masked_fill_(~real, float("-inf"))
-        wide = [(_with_room(key, owner, room).mT.contiguous(), _with_room(value, owner, room)) for key, value in layers]
-        return Cache(wide, mask, real.sum(1, keepdim=True), used)
-
-    def extend(self, layer: int, key: Tensor, value: Tensor) -> KeyValue:
-        keys, values = self._layers[layer]
-        keys[..., self._used : self._used + 1] = key.mT
-        values[:, :, self._used : self._used + 1] = value
-        end = self._used + 1
-        if layer + 1 == len(self._layers):
-            self._used = end
-        return keys[..., :end].mT, values[:, :, :end]
-
-    def positions(self) -> Tensor:
-        return self._lengths + (self._used - self._start)
-
-    def mask(self) -> Tensor:
-        return self._mask[..., : self._used + 1]
-
-    def keep(self, rows: Tensor) -> None:
-        self._layers = [(key.index_select(0, rows), value.index_select(0, rows)) for key, value in self._layers]
-        self._mask, self._lengths = self._mask[rows], self._lengths[rows]
-
-
-def _with_room(prompt: Tensor, owner: Tensor, room: int) -> Tensor:
-    _, heads, length, size = prompt.shape
-    wide = prompt.new_zeros(len(owner), heads, length + room, size)
-    wide[:, :, :length] = prompt.index_select(0, owner)
-    return wide
 
 
 def _seen(prompts: Prompts, owner: Tensor, vocab_size: int) -> Tensor:
@@ -146,19 +101,23 @@ def _seen(prompts: Prompts, owner: Tensor, vocab_size: int) -> Tensor:
     return seen.index_select(0, owner)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Draw:
     """Chooses the next token of every row: filters in transformers' order, then inverse transform sampling."""
 
     sampling: Sampling
     numbers: Tensor
-    """One uniform number for each position and completion. [T, N], double"""
+    """One uniform number for each position and row. [T, rows], double"""
 
     @staticmethod
     def of(sampling: Sampling, seeds: Sequence[int]) -> Draw:
         return Draw(sampling, torch.from_numpy(uniform(seeds, sampling.max_completion_length)))
 
-    def __call__(self, logits: Tensor, rows: Tensor, position: int, seen: Tensor | None) -> Tensor:
+    def keep(self, rows: Tensor) -> None:
+        """Drops the other rows."""
+        self.numbers = self.numbers.index_select(1, rows)
+
+    def __call__(self, logits: Tensor, position: int, seen: Tensor | None) -> Tensor:
         """Tokens [rows] from logits [rows, vocabulary]."""
         sampling = self.sampling
         if seen is not None:
@@ -167,7 +126,7 @@ class Draw:
             return logits.argmax(-1)
         if sampling.temperature != 1:
             logits = logits / sampling.temperature
-        return choose(_filter(logits, sampling), self.numbers[position, rows])
+        return choose(_filter(logits, sampling), self.numbers[position])
 
 
 def uniform(seeds: Sequence[int], length: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -35,32 +34,6 @@ class TokenLosses:
     """ρ, as it is clipped: [N, T], or [N, 1] for sequence-level weights."""
     kl: Tensor | None
     """[N, T]; None without a reference."""
-
-
-def log_probabilities(logits: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """log softmax(logits / temperature) at `ids`, and the entropy of that distribution (no gradient). Both [N, T]."""
-    scaled = logits if temperature == 1.0 else logits / temperature
-    return cast(tuple[Tensor, Tensor], _Chosen.apply(scaled, ids.unsqueeze(-1)))  # pyright: ignore[reportUnknownMemberType]
-
-
-class _Chosen(torch.autograd.Function):
-    """x_o − log Σ e^x and the entropy of softmax(x), with d/dx = 1_o − softmax(x). torch's own log_softmax, gather and
-    exp would go over all of [N, T, vocabulary] three times as often, which is a good part of an update."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        p = x.softmax(-1)
-        total = x.amax(-1) - p.amax(-1).log()  # log Σ e^x: the greatest p = e^x / Σ e^x never vanishes
-        ctx.save_for_backward(p, ids)
-        entropy = total - (p * x).sum(-1)
-        ctx.mark_non_differentiable(entropy)
-        return x.gather(-1, ids).squeeze(-1) - total, entropy
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
-        p, ids = ctx.saved_tensors
-        slope = slopes[0].unsqueeze(-1)
-        return p.mul_(-slope).scatter_add_(-1, ids, slope), None  # p is of no further use
 
 
 def token_losses(stats: TokenStats, advantages: Tensor, grpo: Grpo) -> TokenLosses:

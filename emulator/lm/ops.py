@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from functools import cache
+from itertools import islice
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -22,12 +25,22 @@ MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 """glibc's names of two settings (`mallopt`)."""
 LARGEST_BLOCK, LARGEST_REST = 2**25, 2**30
 """Bytes: blocks up to the first come from the heap; the heap keeps up to the second when all of it is free."""
-MOST_SCORES = 2**22
-"""Attention scores of one layer that are held at once."""
 LEAST_OPERATIONS = 2**21
 """Multiplications from which a product is left to oneDNN."""
 BLOCK = 256
 """Rows that such a product has, or a multiple."""
+
+
+def _is_intel() -> bool:
+    try:
+        with Path("/proc/cpuinfo").open() as lines:
+            return any("GenuineIntel" in line for line in islice(lines, 3))
+    except FileNotFoundError:
+        return False
+
+
+ONE_DNN = torch.backends.mkldnn.is_available() and not _is_intel()
+"""Whether large products are left to oneDNN."""
 
 
 def keep_freed_memory() -> None:
@@ -45,16 +58,19 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x·wᵀ of x [..., in] and weight [out, in]."""
     if torch.is_grad_enabled():
         return cast(Tensor, _Linear.apply(x, weight))
-    return _product(x, weight)
+    return product(x.flatten(0, -2), weight).view(*x.shape[:-1], len(weight))
 
 
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """x·wᵀ. Large ones by oneDNN: of MKL, torch's own choice, it takes half the time on AMD's processors, and as much
-    on Intel's. It makes and keeps code for each number of rows that it meets, so they are filled up to whole blocks."""
-    rows = x.flatten(0, -2)
-    if not _is_large(rows, weight):
-        return F.linear(x, weight)
-    return _one_dnn(_filled(rows), weight)[: len(rows)].view(*x.shape[:-1], len(weight))
+def product(x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
+    """x·wᵀ of rows [n, in], into `out` where that is given, without autograd's bookkeeping.
+
+    Large ones by oneDNN where the processor is not Intel's: on AMD's it takes half the time of MKL, torch's own choice.
+    It makes and keeps code for each number of rows that it meets, so they are filled up to whole blocks.
+    """
+    if not _is_large(x, weight):
+        return torch.mm(x, weight.T) if out is None else torch.mm(x, weight.T, out=out)
+    made = _one_dnn(_filled(x), weight)[: len(x)]
+    return made if out is None else out.copy_(made)
 
 
 def _filled(rows: Tensor) -> Tensor:
@@ -68,8 +84,8 @@ def _filled(rows: Tensor) -> Tensor:
 
 def _is_large(rows: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN can compute this product, and is worth it."""
-    large = 2 * len(rows) >= BLOCK and rows.numel() * len(weight) >= LEAST_OPERATIONS
-    return large and rows.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    large = ONE_DNN and 2 * len(rows) >= BLOCK and rows.numel() * len(weight) >= LEAST_OPERATIONS
+    return large and rows.dtype == torch.float32
 
 
 def _one_dnn(x: Tensor, weight: Tensor) -> Tensor:
@@ -81,15 +97,16 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _product(x, weight)
+        flat = x.flatten(0, -2)
+        ctx.save_for_backward(flat, weight)
+        return product(flat, weight).view(*x.shape[:-1], len(weight))
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        dx = _product(slopes[0], weight.T) if ctx.needs_input_grad[0] else None
-        dw = _outer(slopes[0].flatten(0, -2), x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
-        return dx, dw
+        dy = slopes[0].flatten(0, -2)
+        dx = product(dy, weight.T).view(*slopes[0].shape[:-1], -1) if ctx.needs_input_grad[0] else None
+        return dx, _outer(dy, x) if ctx.needs_input_grad[1] else None
 
 
 def _outer(dy: Tensor, x: Tensor) -> Tensor:
@@ -102,61 +119,39 @@ def _outer(dy: Tensor, x: Tensor) -> Tensor:
     return product.addmm_(dy[whole:].T, x[whole:])
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / √(mean x² + ε) · weight over the last dimension (Zhang and Sennrich 2019)."""
+def rms_norm(x: Tensor, eps: float) -> Tensor:
+    """x / √(mean x² + ε) over the last dimension (Zhang and Sennrich 2019). Its weight is left to the matrix behind it,
+    which has fewer numbers: (n·w)·Mᵀ = n·(M·w)ᵀ."""
     if torch.is_grad_enabled():
-        return cast(Tensor, _RmsNorm.apply(x, weight, eps))
-    return (x * _scale(x, eps)).mul_(weight)
+        return cast(Tensor, _RmsNorm.apply(x, eps))
+    return x * _scale(x, eps)
 
 
 def _scale(x: Tensor, eps: float) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return torch.addcmul(_constant(eps, x.dtype), norm, norm, value=1 / x.shape[-1]).rsqrt_()
+
+
+@cache
+def _constant(value: float, dtype: torch.dtype) -> Tensor:
+    return torch.tensor([value], dtype=dtype)
 
 
 class _RmsNorm(torch.autograd.Function):
-    """With n = x·s, s = 1/√(mean x² + ε), y = n·w:  dw = Σ dy·n,  dx = s·(dy·w − n·mean(dy·w·n))."""
+    """With s = 1/√(mean x² + ε) and n = x·s:  dx = s·(dn − n·mean(dn·n))."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
         scale = _scale(x, eps)
         normed = x * scale
-        ctx.save_for_backward(normed, scale, weight)
-        return normed * weight
+        ctx.save_for_backward(normed, scale)
+        return normed
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, Tensor, None]:
-        normed, scale, weight = ctx.saved_tensors
-        product = slopes[0] * normed
-        mean = torch.mv(product.flatten(0, -2), weight).div_(len(weight)).view(scale.shape)
-        dx = (slopes[0] * weight).addcmul_(normed, mean, value=-1.0).mul_(scale)
-        return dx, product.flatten(0, -2).sum(0), None
-
-
-def swiglu(x: Tensor) -> Tensor:
-    """silu(gate) · up, where x is gate and up one behind the other in the last dimension (Shazeer 2020)."""
-    if torch.is_grad_enabled():
-        return cast(Tensor, _SwiGlu.apply(x))
-    gate, up = x.chunk(2, -1)
-    return F.silu(gate).mul_(up)
-
-
-class _SwiGlu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        gate, up = x.chunk(2, -1)
-        opened = F.silu(gate)
-        ctx.save_for_backward(x, opened)
-        return opened * up
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
-        x, opened = ctx.saved_tensors
-        gate, up = x.chunk(2, -1)
-        dx = torch.empty_like(x)
-        d_gate, d_up = dx.chunk(2, -1)
-        torch.mul(slopes[0], opened, out=d_up)
-        torch.ops.aten.silu_backward.grad_input(slopes[0] * up, gate, grad_input=d_gate)
-        return dx
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        normed, scale = ctx.saved_tensors
+        mean = (slopes[0] * normed).mean(-1, keepdim=True)
+        return torch.addcmul(slopes[0], normed, mean, value=-1.0).mul_(scale), None
 
 
 def heads(x: Tensor, cos: Tensor, sin: Tensor, sizes: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -191,8 +186,7 @@ class _Heads(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, sizes: tuple[int, int, int]) -> tuple[Tensor, ...]:
         ctx.save_for_backward(cos, sin)
         ctx.sizes = sizes
-        query, key, value = _split(x, cos, sin, sizes)
-        return query.contiguous(), key.contiguous(), value.contiguous()
+        return _split(x, cos, sin, sizes)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None]:
@@ -204,47 +198,3 @@ class _Heads(torch.autograd.Function):
         _turn(slopes[1], cos, sin, split[:, queries : queries + pairs], -1.0)
         split[:, queries + pairs :] = slopes[2]
         return dx.flatten(2), None, None, None
-
-
-def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """Attention of queries [rows, heads, length, size] to keys and values [rows, key-value heads, positions, size].
-
-    `mask` [rows, 1, length, positions] is added to the scores. Short passes as two plain products over the heads of a
-    group; long ones by torch's own, which doesn't hold all scores at once.
-    """
-    rows, count, length, _ = query.shape
-    if rows * count * length * keys.shape[2] > MOST_SCORES:
-        return F.scaled_dot_product_attention(query, keys, values, mask, enable_gqa=count != keys.shape[1])
-    if torch.is_grad_enabled():
-        return cast(Tensor, _Attend.apply(query, keys, values, mask))
-    return _mix(query, keys, values, mask)[0]
-
-
-def _mix(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """What is attended to, and the probabilities [rows · key-value heads, heads of a group · length, positions]."""
-    (rows, count, length, size), groups = query.shape, keys.shape[1]
-    together = query.reshape(rows * groups, -1, size)
-    scores = torch.bmm(together, keys.flatten(0, 1).mT).view(rows, count, length, -1)
-    p = torch.add(mask, scores, alpha=size**-0.5).softmax(-1).view(rows * groups, -1, keys.shape[2])
-    return torch.bmm(p, values.flatten(0, 1)).view(query.shape), p
-
-
-class _Attend(torch.autograd.Function):
-    """With p = softmax(q·kᵀ/√d + mask), y = p·v and g = dy·vᵀ:  dv = pᵀ·dy,  ds = p·(g − Σ g·p),  dq = ds·k/√d,
-    dk = dsᵀ·q/√d."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        mixed, p = _mix(query, keys, values, mask)
-        ctx.save_for_backward(query, keys, values, p)
-        return mixed
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        query, keys, values, p = ctx.saved_tensors
-        together = (*p.shape[:2], query.shape[-1])
-        dy, q = slopes[0].reshape(together), query.reshape(together)
-        ds = torch._softmax_backward_data(torch.bmm(dy, values.flatten(0, 1).mT), p, -1, p.dtype)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-        ds *= query.shape[-1] ** -0.5
-        dq = torch.bmm(ds, keys.flatten(0, 1)).view(query.shape)
-        return dq, torch.bmm(ds.mT, q).view(keys.shape), torch.bmm(p.mT, dy).view(values.shape), None

@@ -22,12 +22,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from emulator.lm.adamw import AdamW
-from emulator.lm.batch import Completions, Prompts, completion_logits
+from emulator.lm.batch import Completions, Prompts, completion_hidden
+from emulator.lm.blocked import chosen
 from emulator.lm.drawn import Drawn
 from emulator.lm.folder import FILES
 from emulator.lm.generate import generate
 from emulator.lm.lora import Adapter
-from emulator.lm.loss import TokenStats, clip_metrics, log_probabilities, masked_mean, row_weights, token_losses
+from emulator.lm.loss import TokenStats, clip_metrics, masked_mean, row_weights, token_losses
 from emulator.lm.model import Llama, load_model, save_weights
 from emulator.lm.ops import keep_freed_memory
 from emulator.lm.tokens import Tokens
@@ -179,8 +180,7 @@ class LmPolicy:
             )
 
     def _backward(self, chunk: Chunk, temperature: float) -> Totals:
-        logits = completion_logits(self.model, chunk.prompts, chunk.completions)
-        logps, entropy = log_probabilities(logits, chunk.completions.ids, temperature)
+        logps, entropy = _log_probabilities(self.model, chunk, temperature)
         stats = TokenStats(
             logps=logps,
             old_logps=logps.detach() if chunk.old_logps is None else chunk.old_logps,
@@ -228,8 +228,13 @@ class LmPolicy:
 @torch.no_grad()
 def _frozen(model: Llama, chunk: Chunk, temperature: float) -> Tensor:
     """Log-probabilities under a model, without gradient. [rows, T]"""
-    logits = completion_logits(model, chunk.prompts, chunk.completions)
-    return log_probabilities(logits, chunk.completions.ids, temperature)[0]
+    return _log_probabilities(model, chunk, temperature)[0]
+
+
+def _log_probabilities(model: Llama, chunk: Chunk, temperature: float) -> tuple[Tensor, Tensor]:
+    """Of every token, and the entropy of what it was chosen from. Both [rows, T]"""
+    hidden = completion_hidden(model, chunk.prompts, chunk.completions)
+    return chosen(hidden, model.head, chunk.completions.ids, temperature)
 
 
 def learning_rate_factor(grpo: Grpo, step: int) -> float:

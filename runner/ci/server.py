@@ -1,4 +1,4 @@
-"""The warm process: `python -m runner.ci.server CONTROL_FD`.
+"""The warm process: `python -m runner.ci.server CONTROL_FD [lm]`.
 
 Imports once, forks for every request, and holds no state of any run. It has one thread, so a fork is a whole copy: the
 thread pools of numpy's and torch's libraries are kept at one thread here and grow in the trainers, which set their own
@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -39,6 +39,9 @@ def main() -> int:
     gc.disable()  # it would look through all that is imported again and again: a tenth of the time; children collect
     for module in ("runner.backends.__main__", "runner.ci.probe", "emulator.backend"):
         import_module(module)
+    with _sandbox_tried():
+        if "lm" in sys.argv[2:]:
+            _import_lm()
     _settle()
     Server(control, changed).serve()
     return 0
@@ -113,14 +116,30 @@ def _import_for(folder: Path) -> None:
     """What this run's trainer will import; where that fails, the trainer fails by itself and says so in its log."""
     spec = json.loads((folder / "spec.json").read_text())
     if spec["job"]["emulator"]["policy"] == "lm" and FOR_LM not in sys.modules:
-        with contextlib.suppress(ImportError):
-            import_module(FOR_LM)
+        _import_lm()
         _settle()
+
+
+def _import_lm() -> None:
+    from emulator.lm.torch_import import without_compilers
+
+    with without_compilers(), contextlib.suppress(ImportError):
+        import_module(FOR_LM)
+
+
+@contextlib.contextmanager
+def _sandbox_tried() -> Generator[None]:
+    """Tries meanwhile, once for all runs, what this machine keeps of the sandbox that most jobs have."""
+    from runner.rewards.guarantees import Trial
+    from runner.spec.sandbox import Sandbox
+
+    with Trial(Sandbox()) as trial:
+        yield
+        trial.finish()
 
 
 def _settle() -> None:
     """Keeps the collector from touching (and so copying) in every child what all of them share."""
-    gc.collect()
     gc.freeze()
 
 

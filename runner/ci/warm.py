@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -72,6 +73,19 @@ class Child:
                 os.kill(self.pid, number)
 
 
+def may_train_lm(names: Sequence[str]) -> bool:
+    """Whether one of these jobs or folders of jobs is of the language model, by a look at the files' text. A guess,
+    made before anything is imported that reads YAML: where it is wrong, a run begins half a second later."""
+    files = [file for name in names for path in (Path(name), Path("jobs", name)) for file in _job_files(path)]
+    return any("replay" not in file.read_text(errors="replace") for file in files)
+
+
+def _job_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return [*path.glob("job.*"), *path.glob("*/job.*")] if path.is_dir() else []
+
+
 @dataclass(slots=True)
 class Warm:
     """A running warm process. A context manager; runs that were started from it outlive it only if it is killed."""
@@ -82,12 +96,13 @@ class Warm:
     """Whether anything was started from it."""
 
     @classmethod
-    def start(cls) -> Self:
-        """Returns at once; the imports go on beside whatever the caller does next."""
+    def start(cls, *, for_lm: bool = False) -> Self:
+        """Returns at once; the imports go on beside whatever the caller does next. `for_lm`: those of the language
+        model, too; else they wait for the first run that needs them."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-m", "runner.ci.server", str(theirs.fileno())],
+                [sys.executable, "-m", "runner.ci.server", str(theirs.fileno()), *(["lm"] if for_lm else [])],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

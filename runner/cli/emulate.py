@@ -36,6 +36,7 @@ def _seconds(text: str) -> float:
 
 
 def emulate(
+    context: typer.Context,
     jobs: Annotated[
         list[str], typer.Argument(metavar="JOB", help="Jobs, or folders of jobs: as many at a time as there are cores.")
     ],
@@ -73,18 +74,16 @@ def emulate(
             raise typer.BadParameter("-d returns at once, so there is nothing to judge or to report yet")
         _detached(_paths(jobs, home), set_ or [], home, json)
         return
+    from runner.ci.checks import Asked
     from runner.ci.warm import Warm
+    from runner.cli.verdict import Reports, log_of_github
 
-    with Warm.start() as warm:  # first of all: what follows imports a lot, and so does it
-        from runner.ci.checks import Asked
-        from runner.cli.verdict import Reports, log_of_github
-
-        paths = _paths(jobs, home)
-        asked = Asked(seeds=given, checks=checks, strict=strict, overrides=set_ or (), home=home)
-        reports = Reports(junit=junit, html=html, artifacts=artifacts, github=github)
-        with log_of_github(reports, json) as log:
-            results = _all(paths, asked, warm, budget, json)
-            reports.write(results, log)
+    paths = _paths(jobs, home)
+    asked = Asked(seeds=given, checks=checks, strict=strict, overrides=set_ or (), home=home)
+    reports = Reports(junit=junit, html=html, artifacts=artifacts, github=github)
+    with context.obj or Warm.start() as warm, log_of_github(reports, json) as log:
+        results = _all(paths, asked, warm, budget, json)
+        reports.write(results, log)
     raise typer.Exit(_code(results))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -32,6 +33,8 @@ from runner.store.rows import AttemptRow, EventRow, RunRow
 from runner.store.store import Store
 
 POLL_SECONDS = 0.1
+JUST_GONE_SECONDS = 0.01
+"""How long to sleep for what a process that is gone holds a moment longer."""
 ENDED_FOR_GOOD = {"cancel": Reason.CANCELLED, "delete": Reason.SPEC_DELETED}
 """What a stop means for a run of which somebody wished this."""
 LOCK_SECONDS = 2.0
@@ -65,6 +68,24 @@ class Started:
         """The first call asks for a checkpoint and an orderly end; the second ends it now."""
         if self.supervisor.poll() is None:
             self.supervisor.terminate()
+
+    def rest(self, seconds: float) -> None:
+        """Sleeps so long, or until the supervisor is gone."""
+        if self.supervisor.poll() is not None:
+            seconds = min(seconds, JUST_GONE_SECONDS)
+        elif (process := _pidfd(self.supervisor.pid)) is not None:
+            select.select([process], [], [], seconds)
+            os.close(process)
+            return
+        time.sleep(seconds)
+
+
+def _pidfd(pid: int) -> int | None:
+    """A descriptor that is readable when the process is gone; None where it is already, or the system has none."""
+    try:
+        return os.pidfd_open(pid) if sys.platform == "linux" else None
+    except OSError:
+        return None
 
 
 Spawn = Callable[[RunFolder, str, int, int], Started]
@@ -117,10 +138,12 @@ def _spawn(folder: RunFolder, run_id: str, attempt: int, lock: int, attached: bo
     return Started(run_id=run_id, supervisor=supervisor, pipe=write)
 
 
-def follow(home: Home, store: Store, run_id: str, after: int = 0) -> Iterator[EventRow | None]:
+def follow(
+    home: Home, store: Store, run_id: str, after: int = 0, rest: Callable[[float], object] = time.sleep
+) -> Iterator[EventRow | None]:
     """Events of a run as they come, from the event id `after` on; None when there is nothing new for a moment.
 
-    Ends when the run has ended and everything it recorded was given.
+    Ends when the run has ended and everything it recorded was given. `rest` sleeps for so many seconds, or less.
     """
     while True:
         alive = not conclude(home, store, run_id)
@@ -132,7 +155,7 @@ def follow(home: Home, store: Store, run_id: str, after: int = 0) -> Iterator[Ev
             return
         if not fresh:
             yield None
-            time.sleep(POLL_SECONDS)
+            rest(POLL_SECONDS)
 
 
 def conclude(

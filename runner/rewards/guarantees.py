@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from runner.journal.events import GuaranteeRow
 from runner.rewards.confine import Policy
@@ -44,19 +44,49 @@ LAYERS: dict[Guarantee, tuple[str, ...]] = {
 """Which layers keep a guarantee."""
 
 
+_found: dict[str, list[GuaranteeRow]] = {}
+"""What was found in this process, or in the one that it is a fork of, by the sandbox as JSON."""
+
+
 def check(sandbox: Sandbox) -> list[GuaranteeRow]:
-    """Tries what the job's sandbox forbids. Takes a tenth of a second.
+    """Tries what the job's sandbox forbids. Takes a tenth of a second, once in a process for each sandbox.
 
     `why` says what a guarantee means; or what the job opened; or what could be done all the same and what is missing.
     """
-    if sys.platform != "linux":
-        why = f"{sys.platform} has no means that we know"
-        return [GuaranteeRow(name=name, state="not enforced", why=why) for name in LAYERS]
-    with ExitStack() as stack:
-        scratch, outside = (Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(2))
-        policy = policy_of(sandbox, scratch, scratch, Path.cwd())
-        found = _probe(policy, _trials(outside, stack), scratch)
-    return [_kept(name, sandbox, found) for name in LAYERS]
+    if sandbox.model_dump_json() not in _found:
+        with Trial(sandbox) as trial:
+            trial.finish()
+    return _found[sandbox.model_dump_json()]
+
+
+class Trial:
+    """A check that goes on beside what its process does next; `finish` waits for what was found."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._stack = ExitStack()
+        self._probe: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        if sys.platform == "linux":
+            scratch, outside = (Path(self._stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(2))
+            policy = policy_of(self._sandbox, scratch, scratch, Path.cwd())
+            self._probe = self._stack.enter_context(_probe(policy, _trials(outside, self._stack), scratch))
+            self._stack.callback(self._probe.kill)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def finish(self) -> None:
+        """`check` knows the answer from here on."""
+        if self._probe is None:
+            why = f"{sys.platform} has no means that we know"
+            rows = [GuaranteeRow(name=name, state="not enforced", why=why) for name in LAYERS]
+        else:
+            found = _told(self._probe)
+            rows = [_kept(name, self._sandbox, found) for name in LAYERS]
+        _found[self._sandbox.model_dump_json()] = rows
 
 
 def unmet(sandbox: Sandbox, kept: Sequence[GuaranteeRow]) -> list[str]:
@@ -84,20 +114,25 @@ def _trials(outside: Path, stack: ExitStack) -> dict[str, Any]:
     return {"runner": os.getpid(), "outside": str(file), "port": listener.getsockname()[1], "abstract": name}
 
 
-def _probe(policy: Policy, trials: Mapping[str, Any], scratch: Path) -> Mapping[str, Any]:
+def _probe(policy: Policy, trials: Mapping[str, Any], scratch: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-s", "-P", str(Path(__file__).with_name("probe.py"))]
-    done = subprocess.run(
+    return subprocess.Popen(
         [*command, json.dumps(policy), json.dumps(trials)],
-        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         cwd=scratch,
         env={"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
-        timeout=PROBE_SECONDS,
     )
-    if done.returncode != 0:
-        why = f"the probe ended with status {done.returncode}: {done.stderr.strip()[-500:]}"
+
+
+def _told(probe: subprocess.Popen[str]) -> Mapping[str, Any]:
+    out, error = probe.communicate(timeout=PROBE_SECONDS)
+    if probe.returncode != 0:
+        why = f"the probe ended with status {probe.returncode}: {error.strip()[-500:]}"
         return {"missing": {layer: why for layers in LAYERS.values() for layer in layers}, "done": None}
-    return json.loads(done.stdout)
+    return json.loads(out)
 
 
 def _kept(name: Guarantee, sandbox: Sandbox, found: Mapping[str, Any]) -> GuaranteeRow:

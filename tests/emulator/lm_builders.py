@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from emulator.lm.attention import Texts
 from emulator.lm.drawn import Drawn
-from emulator.lm.model import Fresh, Llama, LlamaConfig, causal_mask
+from emulator.lm.model import Llama, LlamaConfig
 from emulator.lm.policy import LmPolicy
 from emulator.policy import Sampling
 from runner.data.examples import Example, Message
@@ -48,10 +49,8 @@ def random_model(**changes: object) -> Llama:
 
 def plain_logits(model: Llama, ids: Sequence[int]) -> torch.Tensor:
     """One text, no padding, no shared prefix. [length, vocabulary]"""
-    rows = torch.tensor([list(ids)])
-    real = torch.ones_like(rows, dtype=torch.bool)
-    positions = torch.arange(len(ids)).unsqueeze(0)
-    return model.logits(model(rows, positions, causal_mask(real, len(ids)), Fresh()))[0]
+    real = torch.ones(1, len(ids), dtype=torch.bool)
+    return model.logits(model(torch.tensor(list(ids)), Texts(model.config, real)))
 
 
 def examples(n: int = 3) -> list[Example]:
