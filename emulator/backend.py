@@ -64,7 +64,7 @@ class EmulatorBackend:
             run.held_out = tuple(example for example in run.held_out if recorded.of(example))
             Loop(_replay(job, recorded), job, run).train()
         else:
-            Loop(_lm(job, run.folder), job, run).train()
+            Loop(_lm(job, run.folder, job.emulator.threads), job, run).train()
 
     def generate(self, job: JobSpec, at: Path | None, examples: Sequence[Example], n: int) -> list[list[Completion]]:
         """For `lm`, the model that learnt from demonstrations lies beside a run's checkpoints; elsewhere it learns."""
@@ -142,7 +142,7 @@ def base_folder(job: JobSpec) -> Path:
     return Path(job.emulator.model) if job.emulator.model else SHIPPED
 
 
-def _lm(job: JobSpec, run_folder: Path | None) -> LmPolicy:
+def _lm(job: JobSpec, run_folder: Path | None, threads: int = 1) -> LmPolicy:
     from emulator.lm.policy import LmPolicy  # torch: seconds, and not needed for replay
 
     folder = base_folder(job)
@@ -150,7 +150,7 @@ def _lm(job: JobSpec, run_folder: Path | None) -> LmPolicy:
         from emulator.lm.demonstrations import demonstrated
 
         folder = demonstrated(job, folder, run_folder)
-    return LmPolicy(folder, job.grpo, lora=job.lora, seed=job.seed, threads=job.emulator.threads)
+    return LmPolicy(folder, job.grpo, lora=job.lora, seed=job.seed, threads=threads)
 
 
 def _lm_findings(job: JobSpec, examples: Sequence[Example]) -> Iterator[Finding]:

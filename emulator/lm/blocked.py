@@ -1,9 +1,8 @@
 """Operations on more numbers than a core's own cache holds, block by block: attention, feed-forward, and the choice of
 tokens, with gradients written by hand.
 
-Between two operations of torch a large tensor goes to the shared cache and comes back, which costs several times the
-arithmetic on it. So a block of rows goes through all the operations of a kind before the next one, and what the gradient
-can compute again quickly is not kept.
+A block of rows goes through all the operations of a kind before the next one, so that what passes between two of them
+stays in the core's cache; and what the gradient can quickly compute again is not kept.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -24,6 +23,7 @@ CACHED = 2**18
 """Numbers of one tensor in a block."""
 MOST_SCORES = 2**22
 """Attention scores of one layer that are held at once."""
+
 
 def _blocks(rows: int, width: int, multiple: int = 1) -> Iterator[slice[int, int, None]]:
     """Slices of `rows` rows of `width` numbers, each a multiple of so many rows."""
@@ -49,13 +49,13 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
 
 
 def _together(query: Tensor, keys: Tensor) -> Tensor:
-    """Queries times 1/√size, those of a group in one matrix: [rows, key-value heads, heads of a group · length, size]."""
+    """Queries times 1/√size, a group's in one matrix: [rows, key-value heads, heads of a group · length, size]."""
     rows, _, _, size = query.shape
     return query.reshape(rows, keys.shape[1], -1, size) * size**-0.5
 
 
 def _mix(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """What is attended to, in the shape of the query, and the probabilities, of which the last dimension is positions."""
+    """What is attended to, in the shape of the query, and the probabilities, with positions as the last dimension."""
     mixed, p = torch.empty_like(query), query.new_empty(*query.shape[:3], keys.shape[2])
     for rows in _blocks(len(query), p[0].numel()):
         scores = torch.matmul(query[rows], keys[rows].mT)
@@ -182,7 +182,9 @@ class _Chosen(torch.autograd.Function):
         dh = torch.empty_like(h)
         d_head = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
         for rows in _blocks(len(h), len(head), BLOCK):
-            dx = p[rows].mul_(-slope[rows]).scatter_add_(-1, ids[rows].unsqueeze(-1), slope[rows])  # p has done its duty
+            dx = (
+                p[rows].mul_(-slope[rows]).scatter_add_(-1, ids[rows].unsqueeze(-1), slope[rows])
+            )  # p has done its duty
             product(dx, head.T, dh[rows])
             if d_head is not None:
                 d_head.addmm_(dx.T, h[rows])

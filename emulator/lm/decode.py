@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from emulator.lm.attention import KeyValue, frequencies
 from emulator.lm.batch import Prompts
 from emulator.lm.config import LlamaConfig
-from emulator.lm.attention import KeyValue, frequencies
 from emulator.lm.model import Block, Llama
 
 
@@ -31,7 +31,7 @@ class Weights(NamedTuple):
 
     norm1: Tensor
     qkv: Tensor
-    """Queries, keys and values, then the same turned. Queries have the factor of the scores, 1/√size. [hidden, 2·all]"""
+    """Queries (times 1/√size), keys and values, then the same turned. [hidden, 2 · (queries, keys and values)]"""
     out: Tensor
     norm2: Tensor
     gate_up: Tensor

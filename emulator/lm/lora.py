@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -47,13 +48,13 @@ class Adapter:
     def __init__(self, model: Llama, lora: Lora, seed: int) -> None:
         self._scale, self._lora = lora.alpha / lora.rank, lora
         model.requires_grad_(False)
-        generator = torch.Generator().manual_seed(seed)
+        numbers = np.random.default_rng(seed)
         self._branches: dict[str, list[Branch]] = {}
         for name, pieces in parts(model.config).items():
             start, found = 0, list[Branch]()
             for piece, rows in pieces.items():
                 if piece.rpartition(".")[2] in targets(lora):
-                    found.append(_branch(piece, start, rows, model.get_parameter(name).shape[1], lora.rank, generator))
+                    found.append(_branch(piece, start, rows, model.get_parameter(name).shape[1], lora.rank, numbers))
                 start += rows
             if found:
                 self._branches[name] = found
@@ -119,7 +120,7 @@ def targets(lora: Lora) -> frozenset[str]:
     return named or frozenset(LINEAR)
 
 
-def _branch(name: str, start: int, rows: int, columns: int, rank: int, generator: torch.Generator) -> Branch:
+def _branch(name: str, start: int, rows: int, columns: int, rank: int, numbers: np.random.Generator) -> Branch:
     bound = columns**-0.5
-    a = torch.empty(rank, columns).uniform_(-bound, bound, generator=generator)
-    return Branch(name, start, nn.Parameter(a), nn.Parameter(torch.zeros(rows, rank)))
+    a = numbers.uniform(-bound, bound, (rank, columns)).astype(np.float32)
+    return Branch(name, start, nn.Parameter(torch.from_numpy(a)), nn.Parameter(torch.zeros(rows, rank)))

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1

@@ -44,9 +44,20 @@ class Tokens:
         return ids[-room:] or [min(self.end)]
 
     def too_long(self, examples: Iterable[Example], room: int) -> int:
-        """How many prompts `encode` would cut. (A token is at least a byte, which spares most of the work.)"""
-        long = (example for example in examples if len(self.prompt(example).encode()) >= room)
+        """How many prompts `encode` would cut.
+
+        A token is at least a byte, and what a chat template puts around messages depends on their roles: where the
+        example with the longest messages of some roles has fewer bytes than there is room, all of these roles have.
+        """
+        alike: dict[tuple[str, ...], list[Example]] = {}
+        for example in examples:
+            alike.setdefault(_roles(example), []).append(example)
+        suspects = [same for same in alike.values() if self._bytes(max(same, key=_written)) >= room]
+        long = (example for same in suspects for example in same if self._bytes(example) >= room)
         return sum(len(self.encode(example, room + 1)) > room for example in long)
+
+    def _bytes(self, example: Example) -> int:
+        return len(self.prompt(example).encode())
 
     def encode_completion(self, text: str) -> list[int]:
         """Ids of a whole completion, the end token included."""
@@ -57,6 +68,17 @@ class Tokens:
         text = self._tokenizer.decode(list(tokens[:-1] if ended else tokens), skip_special_tokens=True)
         finish = "eos" if ended else "length"
         return Completion(text=text, n_tokens=len(tokens), finish=finish, ids=tuple(tokens))
+
+
+def _roles(example: Example) -> tuple[str, ...]:
+    """Of its messages; none of a text."""
+    return () if isinstance(example.prompt, str) else tuple(message["role"] for message in example.prompt)
+
+
+def _written(example: Example) -> int:
+    """Bytes of what the dataset gave for the prompt."""
+    texts = [example.prompt] if isinstance(example.prompt, str) else [turn["content"] for turn in example.prompt]
+    return sum(len(text.encode()) for text in texts)
 
 
 def _tokenizer(path: Path) -> Tokenizer:

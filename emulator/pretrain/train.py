@@ -28,7 +28,7 @@ CONTEXT = 512
 CONFIG = LlamaConfig(
     vocab_size=VOCAB_SIZE,
     hidden_size=64,
-    intermediate_size=256,
+    intermediate_size=128,
     layers=2,
     heads=4,
     kv_heads=1,
@@ -53,7 +53,7 @@ class Stage:
     """Per prompt: they share its forward pass."""
 
 
-LEARN = Stage(steps=5000, learning_rate=6e-3, mix=Mix(), own=0.3)
+LEARN = Stage(steps=7000, learning_rate=6e-3, mix=Mix(), own=0.3)
 HABITS = Stage(
     steps=100,
     learning_rate=6e-4,

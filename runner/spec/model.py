@@ -181,7 +181,7 @@ class Emulator(Section):
     completions: Text | None = None
     """`replay`: JSON lines with `prompt` and `completions`, or rows whose columns match the dataset's; or `run:<id>`, what an earlier run recorded."""  # noqa: E501
     threads: Count = 1
-    """CPU threads. The digest is promised for equal threads."""
+    """`lm`: processes on a core each, which share out the completions of every step. The digest is promised for equal threads."""  # noqa: E501
     steps: Count | None = None
     """Overrides `grpo.steps`."""
     prompts_per_step: Count | None = None

@@ -1,0 +1,93 @@
+"""Several processes that share out a step come to what one comes to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+
+from emulator.lm.policy import LmPolicy
+from emulator.lm.ranks import RankLost
+from runner import api
+from runner.spec.model import Grpo, Lora
+from tests.emulator.lm_builders import ADVANTAGES, WEIGHTS, draw
+
+pytestmark = pytest.mark.lm
+
+COUNTDOWN = Path("jobs/examples/countdown")
+SMALL = ["emulator.steps=4", "emulator.prompts_per_step=3", "evaluation.limit=4", "emulator.expect=[]"]
+
+
+def trained(threads: int, lora: Lora | None, **grpo: Any) -> tuple[LmPolicy, list[list[int]], list[dict[str, float]]]:
+    policy = LmPolicy(WEIGHTS, Grpo(learning_rate=1e-3, **grpo), lora=lora, threads=threads)
+    metrics: list[dict[str, float]] = []
+    for step in (1, 2):
+        drawn = draw(policy)
+        metrics.append(dict(policy.update(drawn, ADVANTAGES, step)))
+    return policy, drawn.tokens, metrics
+
+
+@pytest.mark.parametrize(
+    ("grpo", "lora"),
+    [
+        ({}, None),
+        ({"loss_type": "bnpo", "micro_batch": 4}, None),
+        ({"beta": 0.1, "num_iterations": 2}, None),
+        ({"mask_truncated_completions": True}, Lora(rank=4)),
+    ],
+    ids=["plain", "bnpo", "reference", "lora"],
+)
+def test_two_ranks_come_to_what_one_comes_to_but_for_rounding(grpo: dict[str, Any], lora: Lora | None) -> None:
+    (one, tokens_of_one, metrics_of_one), (two, tokens, metrics) = (trained(n, lora, **grpo) for n in (1, 2))
+    assert tokens == tokens_of_one
+    for name, value in two.model.state_dict().items():
+        torch.testing.assert_close(value, one.model.state_dict()[name], atol=1e-5, rtol=1e-4)
+    for mine, theirs in zip(metrics, metrics_of_one, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-5)
+
+
+def test_more_ranks_than_prompts_leave_some_idle() -> None:
+    assert trained(5, None)[1] == trained(1, None)[1]
+
+
+def test_a_rank_that_was_killed_ends_the_step_with_what_it_was_for() -> None:
+    policy = LmPolicy(WEIGHTS, Grpo(), threads=2)
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    with pytest.raises(RankLost, match=r"emulator\.threads"):
+        draw(policy)
+
+
+def test_a_run_of_two_ranks_that_was_killed_goes_on_to_the_same_digest_and_leaves_no_process(tmp_path: Path) -> None:
+    def run(*more: str) -> api.RunHandle:
+        return api.emulate(COUNTDOWN, home=tmp_path, overrides=[*SMALL, "emulator.threads=2", *more])
+
+    straight = run()
+    cut = run("emulator.faults=[{kind: kill, at_step: 3}]", "emulator.checkpoint_every=1")
+    assert (straight.state, cut.state, cut.row.reason) == ("succeeded", "held", "lost")
+    assert cut.resume().row.digest == straight.row.digest is not None
+    until = time.monotonic() + 5
+    while (left := _trainers(cut.folder)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert left == []
+
+
+def _trainers(folder: Path) -> list[int]:
+    found: list[int] = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            try:
+                command = (process / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(folder).encode() in command:
+                found.append(int(process.name))
+    return found
