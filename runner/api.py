@@ -238,15 +238,16 @@ def flat(row: CompletionRow) -> dict[str, Any]:
 
 
 def submit(
-    job: JobLike,
+    job: JobLike | Checked,
     *,
     backend: BackendName = "trl",
     device: Device = "gpu",
     overrides: Sequence[str] = (),
     home: str | Path | None = None,
 ) -> RunHandle:
-    """Checks a job and puts it in the queue, where `runner watch` or `resume` finds it. Raises JobError."""
-    checked = validate(job, overrides, backend)
+    """Checks a job and puts it in the queue, where `runner watch` or `resume` finds it. One that `validate` has checked
+    is taken as it was then, for the backend that it was checked for. Raises JobError."""
+    checked = job if isinstance(job, Checked) else validate(job, overrides, backend)
     where = Home(Path(home).resolve()) if home else find_home(checked.loaded.folder)
     _refuse_job(checked, where)
     with where.open() as store:

@@ -12,8 +12,11 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import version
 from types import ModuleType
 
+PROVEN = ("2.13.",)
+"""Versions of torch of which we know that the emulator needs none of it."""
 PUT_OFF = frozenset(
     f"torch.{name}"
     for name in (
@@ -28,8 +31,11 @@ def without_compilers() -> Generator[None]:
     """What imports torch in here leaves each of `PUT_OFF` for the first time that somebody asks something of it.
 
     For a process that belongs to the emulator alone: code that compiles or exports models relies on the registrations
-    without asking for them. A torch that has no such module, or is imported already, is not affected.
+    without asking for them. Only a torch of a `PROVEN` version is imported so.
     """
+    if not version("torch").startswith(PROVEN):
+        yield
+        return
     sys.meta_path.insert(0, _Finder)
     try:
         yield

@@ -24,6 +24,7 @@ from runner.journal.events import Difference
 from runner.queue.jobs import Checked, validate
 from runner.spec.errors import Finding, JobError
 from runner.store.errors import StoreError
+from runner.store.store import Store
 
 
 class Task:
@@ -42,6 +43,8 @@ class Task:
         self._findings: tuple[Finding, ...] = ()
         self._seeds: list[int] | None = None
         """Still to run."""
+        self._store: Store | None = None
+        """Open from the first run to the verdict: the last one that closes the database tidies it up each time."""
         self._probe: Child | None = None
         self._obstacles: list[Check] = []
         """Why it did not go its whole way."""
@@ -99,11 +102,13 @@ class Task:
 
     def _start(self, seed: int) -> Child:
         """The run of one seed. Raises JobError, StoreError, EnvironmentUnfit, WarmLost."""
-        overrides = list(self._asked.overrides)
+        assert self._checked is not None, "prepared"
+        job = self._checked
         if self._asked.seeds is not None:
-            overrides.append(f"seed={seed}")
-        handle = api.submit(self.path, backend="emulator", overrides=overrides, home=self._asked.home)
+            job = validate(self.path, [*self._asked.overrides, f"seed={seed}"], "emulator")
+        handle = api.submit(job, home=self._asked.home)
         self._seed = seed
+        self._store = self._store or handle.home.open()
         waiting = handle.start(spawn=self._warm.spawn)
         if waiting:
             raise EnvironmentUnfit(f"{handle.id} is queued, not started: {waiting}")
@@ -124,6 +129,8 @@ class Task:
 
     def result(self) -> Result:
         """The verdict, once `next` has given None."""
+        if self._store is not None:
+            self._store.close()
         rows = list(self._rows())
         checks = strictly(rows) if self._asked.strict else rows
         return Result(

@@ -12,6 +12,7 @@ from runner.store.store import Store
 
 Line = Sequence[str | int | float | None]
 
+_as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 TIMED_OUT = "not comparable: a time-out"
 SMALLER = "not comparable: a smaller micro-batch after out of memory"
 EDITED = "not comparable: rewards edited while running"
@@ -25,7 +26,7 @@ def digest(store: Store, run_id: str) -> tuple[str, str]:
     """
     sha = hashlib.sha256()
     for line in _lines(store, run_id):
-        sha.update(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+        sha.update(_as_json(line).encode() + b"\n")
     return sha.hexdigest(), "; ".join(_notes(store, run_id))
 
 

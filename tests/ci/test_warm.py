@@ -15,7 +15,8 @@ import pytest
 
 from runner import api
 from runner.ci.probe import Probed
-from runner.ci.warm import Child, Warm, WarmLost
+from runner.ci.warm import Child, Warm, WarmLost, may_train_lm
+from runner.queue.local import Started
 from tests.cli.kit import environment
 from tests.queue.test_runs import alive, ended, tree, until
 from tests.small_job import REWARDS, write_job
@@ -170,3 +171,34 @@ def test_rewards_that_depend_on_the_clock_or_on_calls_before_are_found(tmp_path:
     twice = {item.name: item for item in Probed.from_json(child.said).twice}
     assert twice["right"].differing > 0 and ", then " in twice["right"].example
     assert twice["short"].differing == 0
+
+
+def test_it_looks_into_the_jobs_for_the_language_model_before_they_are_read(tmp_path: Path) -> None:
+    replay = write_job(tmp_path)
+    assert not may_train_lm([str(replay), "--no-checks", "no-such-job"])
+    (tmp_path / "jobs/lm").mkdir()
+    (tmp_path / "jobs/lm/job.yaml").write_text("emulator: {policy: lm}\n")
+    assert may_train_lm([str(tmp_path / "jobs/lm")])
+    assert may_train_lm([str(tmp_path / "jobs")])
+
+
+def test_a_warm_process_of_a_command_that_fails_goes_with_it(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\nimport runner.cli\nsys.argv = ['runner', 'emulate', '--no-such-option']\n"
+        "try:\n    runner.cli.main()\n"
+        "finally:\n    print(open(f'/proc/self/task/{os.getpid()}/children').read())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (2, "")
+
+
+def test_rest_lasts_until_the_supervisor_is_gone_and_no_longer(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.3)"])
+    started = Started(run_id="run", supervisor=process, pipe=None)
+    began = time.monotonic()
+    started.rest(0.05)
+    assert process.poll() is None
+    started.rest(30)
+    assert process.wait() == 0 and time.monotonic() - began < 20
+    started.rest(30)
+    assert time.monotonic() - began < 20
