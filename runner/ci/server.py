@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-FOR_LM = "emulator.lm.policy"
+FOR_LM = "emulator.lm.warm"
 REAP_SECONDS = 0.2
 MAX_REQUEST = 8192
 HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -122,9 +122,7 @@ def _import_for(folder: Path) -> None:
 
 
 def _import_lm() -> None:
-    from emulator.lm.torch_import import without_compilers
-
-    with without_compilers(), contextlib.suppress(ImportError):
+    with contextlib.suppress(ImportError):
         import_module(FOR_LM)
 
 

@@ -2,8 +2,8 @@
 
     python -m tests.bench.bench_emulator
 
-Everything in turn in one run, one thread each; ratios are what a change is judged by, times are this machine's, which
-should do nothing else.
+Everything in turn in one run, one thread each, and then two each; ratios are what a change is judged by, times are this
+machine's, which should do nothing else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ PROMPTS, GENERATIONS, TOKENS, STEPS, ROUNDS = 8, 8, 32, 50, 5
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": str(ROOT),
-    "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -33,7 +32,7 @@ BARE_TRL = """
 import sys, time
 began = time.time() if len(sys.argv) < 2 else float(sys.argv[1])
 import torch
-torch.set_num_threads(1)
+torch.set_num_threads(int(sys.argv[5]))
 from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -62,13 +61,14 @@ import sys, time
 import torch
 from emulator.backend import SHIPPED
 from emulator.lm.policy import LmPolicy
+from emulator.lm.tokens import Tokens
 from emulator.policy import Sampling
 from runner.data.examples import Example
 from runner.grpo.advantages import advantages
 from runner.spec.model import Grpo
 grpo = Grpo(steps=100, prompts_per_step=8, num_generations=8, max_completion_length=32, learning_rate=3e-4)
-policy = LmPolicy(SHIPPED, grpo)
-policy._tokens.end = frozenset({-1})  # every completion has all its tokens, as in the run of TRL beside it
+Tokens.end = property(lambda self: frozenset({-1}), lambda self, value: None)  # as in TRL's run: all tokens are drawn
+policy = LmPolicy(SHIPPED, grpo, threads=int(sys.argv[2]))
 prompt = "Using the numbers [3, 5, 2], make an expression that equals 17. " * 2
 examples = [Example(id=i, prompt=prompt, columns={}) for i in range(8)]
 for step in range(1, int(sys.argv[1]) + 1):
@@ -105,6 +105,7 @@ emulator: {policy: POLICY, steps: 50, prompts_per_step: 8, num_generations: 8, m
 class Round:
     """Seconds, everything in turn."""
 
+    threads: int
     first: float
     """From the start of TRL's process to its first step."""
     theirs: float
@@ -112,18 +113,18 @@ class Round:
     ours: float
     """A step of the emulator."""
     floor: float
-    """What the arithmetic of a step takes in products of the model's sizes."""
+    """What the arithmetic of a step takes in products of the model's sizes, on one core."""
     bare: float
     """50 steps, from process start to exit, without the checks."""
     checked: float
     """The same with them."""
 
 
-def python(*arguments: str) -> tuple[list[str], float]:
+def python(*arguments: str, threads: int = 1) -> tuple[list[str], float]:
     """The last line a Python process of its own prints, and its seconds from start to exit."""
-    began = time.time()
+    began, environment = time.time(), {**ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(
-        [sys.executable, *arguments], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
     )
     return (done.stdout.strip().splitlines() or [""])[-1].split(), time.time() - began
 
@@ -162,17 +163,18 @@ def peak(job: Path, home: Path) -> float:
     return float(last)
 
 
-def in_turn(job: Path, home: Path) -> Round:
-    weights = str(ROOT / "emulator" / "weights")
-    trl, _ = python("-c", BARE_TRL, str(time.time()), weights, str(home / "trl"), "6")
-    ours, _ = python("-c", EMULATED_STEPS, "12")
+def in_turn(job: Path, home: Path, threads: int) -> Round:
+    weights, shared = str(ROOT / "emulator" / "weights"), ("--set", f"emulator.threads={threads}")
+    trl, _ = python("-c", BARE_TRL, str(time.time()), weights, str(home / "trl"), "6", str(threads), threads=threads)
+    ours, _ = python("-c", EMULATED_STEPS, "12", str(threads))
     return Round(
+        threads=threads,
         first=float(trl[0]),
         theirs=median(map(float, trl[2:])),
         ours=median(map(float, ours[2 : ours.index("|")])),
         floor=float(ours[-1]),
-        bare=emulate(job, home, "--no-checks"),
-        checked=emulate(job, home),
+        bare=emulate(job, home, "--no-checks", *shared),
+        checked=emulate(job, home, *shared),
     )
 
 
@@ -180,7 +182,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
         lm, replay = write_job(home, "lm"), write_job(home, "replay")
-        report([in_turn(lm, home) for _ in range(ROUNDS)])
+        rounds = [in_turn(lm, home, threads) for _ in range(ROUNDS) for threads in (1, 2)]
+        for threads in (1, 2):
+            report([item for item in rounds if item.threads == threads])
         replayed = median(emulate(replay, home) for _ in range(ROUNDS))
         print(f"{STEPS} steps of replay    {replayed:.2f} s from start to exit")
         print(f"peak memory            lm {peak(lm, home):.0f} MB, replay {peak(replay, home):.0f} MB")
@@ -192,10 +196,11 @@ def report(rounds: list[Round]) -> None:
     def middle(figure: Callable[[Round], float]) -> float:
         return median(map(figure, rounds))
 
+    print("one thread each" if rounds[0].threads == 1 else f"{rounds[0].threads} threads each")
     steps = f"TRL {middle(lambda r: r.theirs):.3f} s, emulator {middle(lambda r: r.ours):.3f} s"
     print(f"a step of 64 x {TOKENS}      {steps}: {middle(lambda r: r.theirs / r.ours):.1f} x faster")
     floor = middle(lambda r: r.ours / r.floor)
-    print(f"its arithmetic alone   {middle(lambda r: r.floor):.3f} s; the emulator takes {floor:.1f} x that")
+    print(f"its arithmetic alone   {middle(lambda r: r.floor):.3f} s on a core; the emulator takes {floor:.1f} x that")
     print(f"TRL's first step       begins after {middle(lambda r: r.first):.1f} s")
     bare, checked = middle(lambda r: r.bare / r.first), middle(lambda r: r.checked / r.first)
     print(f"{STEPS} steps to exit       {middle(lambda r: r.bare):.1f} s without the checks: {bare:.2f} of that")

@@ -237,7 +237,7 @@ def test_an_update_in_chunks_equals_an_update_at_once(loss_type: str, monkeypatc
     whole, chunked = policy(loss_type=loss_type, beta=0.1), policy(loss_type=loss_type, beta=0.1)
     drawn = draw(whole)
     expected = whole.update(drawn, ADVANTAGES, 1)
-    monkeypatch.setattr("emulator.lm.policy.UPDATE_POSITIONS", 120)
+    monkeypatch.setattr("emulator.lm.learner.UPDATE_POSITIONS", 120)
     found = chunked.update(draw(chunked), ADVANTAGES, 1)
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
