@@ -22,12 +22,15 @@ from tests.emulator.lm_builders import ADVANTAGES, CHAT, WEIGHTS, draw, examples
 pytestmark = [pytest.mark.lm, pytest.mark.trl]
 
 
-def test_shipped_weights_give_transformers_logits() -> None:
+@torch.no_grad()
+def test_shipped_weights_give_transformers_logits_and_in_float32_are_as_exact() -> None:
     reference = theirs.AutoModelForCausalLM.from_pretrained(WEIGHTS, dtype=torch.float32)
-    ids = list(range(5, 60))
-    with torch.no_grad():
-        expected = reference(torch.tensor([ids])).logits[0]
-        torch.testing.assert_close(plain_logits(load_model(WEIGHTS), ids), expected, atol=1e-5, rtol=1e-5)
+    model, ids = load_model(WEIGHTS), list(range(5, 60))
+    rounded = reference(torch.tensor([ids])).logits[0], plain_logits(model, ids)
+    exact = reference.double()(torch.tensor([ids])).logits[0]
+    torch.testing.assert_close(plain_logits(model.double(), ids), exact, atol=1e-5, rtol=0)
+    their_error, our_error = ((logits - exact).square().mean().sqrt() for logits in rounded)
+    assert our_error < 1.5 * their_error
 
 
 @pytest.mark.parametrize("tied", [True, False])
