@@ -41,7 +41,7 @@ FOLDER = "demonstrated"
 
 def demonstrated(job: JobSpec, base: Path, run_folder: Path | None) -> Path:
     """Folder of the base model after the job's demonstrations: made once in a run folder, else in a temporary one."""
-    torch.set_num_threads(job.emulator.threads)
+    torch.set_num_threads(1)
     target = (run_folder or Path(tempfile.mkdtemp(prefix="demonstrated-"))) / FOLDER
     key = _key(job, base)
     if (target / "key").exists() and (target / "key").read_text() == key:

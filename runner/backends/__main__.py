@@ -191,6 +191,8 @@ def _classify(error: Exception) -> tuple[Reason, str]:
             return Reason.OUT_OF_MEMORY, text
         case _ if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
             return Reason.OUT_OF_MEMORY, text
+        case _ if type(error).__name__ == "RankLost":  # the emulator's
+            return Reason.LOST, text
         case _ if way_out := _too_small_for_the_engine(text):
             return Reason.ENVIRONMENT, f"{text} {way_out}"
         case _ if _is_of_the_engine(error):

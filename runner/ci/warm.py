@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from runner.queue.local import Started
 
 
+PEEK_BYTES = 1 << 16
+"""Of a file that may be a job, looked at before it is read as one."""
+
+
 class WarmLost(Exception):
     """The warm process is gone; nothing can be started from it any more."""
 
@@ -76,14 +80,22 @@ class Child:
 def may_train_lm(names: Sequence[str]) -> bool:
     """Whether one of these jobs or folders of jobs is of the language model, by a look at the files' text. A guess,
     made before anything is imported that reads YAML: where it is wrong, a run begins half a second later."""
-    files = [file for name in names for path in (Path(name), Path("jobs", name)) for file in _job_files(path)]
-    return any("replay" not in file.read_text(errors="replace") for file in files)
+    try:
+        files = [file for name in names for path in (Path(name), Path("jobs", name)) for file in _job_files(path)]
+        return any(b"replay" not in _beginning(file) for file in files)
+    except OSError:
+        return False
 
 
 def _job_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     return [*path.glob("job.*"), *path.glob("*/job.*")] if path.is_dir() else []
+
+
+def _beginning(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(PEEK_BYTES)
 
 
 @dataclass(slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from emulator.lm.ranks import RankLost
 from runner import api
 from runner.spec.model import Grpo, Lora
 from tests.emulator.lm_builders import ADVANTAGES, WEIGHTS, draw
+from tests.queue.test_runs import alive, tree, until
 
 pytestmark = pytest.mark.lm
 
@@ -66,7 +66,7 @@ def test_a_rank_that_was_killed_ends_the_step_with_what_it_was_for() -> None:
         draw(policy)
 
 
-def test_a_run_of_two_ranks_that_was_killed_goes_on_to_the_same_digest_and_leaves_no_process(tmp_path: Path) -> None:
+def test_a_run_of_two_ranks_that_was_killed_goes_on_to_the_same_digest(tmp_path: Path) -> None:
     def run(*more: str) -> api.RunHandle:
         return api.emulate(COUNTDOWN, home=tmp_path, overrides=[*SMALL, "emulator.threads=2", *more])
 
@@ -74,20 +74,20 @@ def test_a_run_of_two_ranks_that_was_killed_goes_on_to_the_same_digest_and_leave
     cut = run("emulator.faults=[{kind: kill, at_step: 3}]", "emulator.checkpoint_every=1")
     assert (straight.state, cut.state, cut.row.reason) == ("succeeded", "held", "lost")
     assert cut.resume().row.digest == straight.row.digest is not None
-    until = time.monotonic() + 5
-    while (left := _trainers(cut.folder)) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert left == []
 
 
-def _trainers(folder: Path) -> list[int]:
-    found: list[int] = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdecimal():
-            try:
-                command = (process / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if str(folder).encode() in command:
-                found.append(int(process.name))
-    return found
+def test_a_run_whose_rank_was_killed_is_held_and_leaves_no_process(tmp_path: Path) -> None:
+    long = [*SMALL, "emulator.threads=2", "emulator.steps=5000"]
+    run = api.emulate(COUNTDOWN, home=tmp_path, overrides=long, wait=False)
+    until(lambda: run.metrics("reward"))
+    assert run.supervisor is not None
+    supervisor, trainer, *family = tree(run.supervisor.pid)
+    rank = next(pid for pid in family if command(pid) == command(trainer))
+    os.kill(rank, signal.SIGKILL)
+    assert (run.wait().state, run.row.reason) == ("held", "lost")
+    assert "emulator.threads" in run.detail
+    until(lambda: not any(alive(pid) for pid in (supervisor, trainer, *family)))
+
+
+def command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
