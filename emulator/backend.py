@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +65,8 @@ class EmulatorBackend:
             run.held_out = tuple(example for example in run.held_out if recorded.of(example))
             Loop(_replay(job, recorded), job, run).train()
         else:
-            Loop(_lm(job, run.folder, job.emulator.threads), job, run).train()
+            with closing(_lm(job, run.folder, job.emulator.threads)) as policy:
+                Loop(policy, job, run).train()
 
     def generate(self, job: JobSpec, at: Path | None, examples: Sequence[Example], n: int) -> list[list[Completion]]:
         """For `lm`, the model that learnt from demonstrations lies beside a run's checkpoints; elsewhere it learns."""

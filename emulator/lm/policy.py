@@ -93,6 +93,10 @@ class LmPolicy:
         mine = self._work(tasks[0])
         return [item for results in (mine, *self._ranks.hear()) for item in results]
 
+    def close(self) -> None:
+        """Ends the processes it has started."""
+        self._ranks.close()
+
     def _trained(self) -> dict[str, nn.Parameter]:
         return self._adapter.parameters if self._adapter else dict(self.model.named_parameters())
 

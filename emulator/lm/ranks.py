@@ -16,7 +16,7 @@ import pickle
 import signal
 import traceback
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
@@ -33,7 +33,7 @@ class Ranks:
     """The ranks beside this process, which is rank 0: forked copies of it that do `work` on what they are told.
 
     `work` runs there with the parameters as they are at that time; the gradients that it leaves behind are rank 0's to
-    collect. The ranks end with this process.
+    collect. The ranks end with `close()`, or with this process.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], count: int, work: Callable[[Any], Any]) -> None:
@@ -53,8 +53,7 @@ class Ranks:
         ours, theirs = Pipe()
         gradients = [_shared(torch.zeros_like(parameter)) for parameter in self._parameters]
         if os.fork() == 0:
-            for connection in (ours, *(other for other, _ in self._others)):
-                connection.close()  # so that their end is seen when rank 0 is gone
+            _close_all_but(theirs.fileno())
             self._serve(theirs, gradients, work)
         theirs.close()
         return ours, gradients
@@ -74,6 +73,11 @@ class Ranks:
         finally:
             os._exit(0)
 
+    def close(self) -> None:
+        """Ends the other ranks."""
+        for connection, _ in self._others:
+            connection.close()
+
     def tell(self, tasks: Sequence[Any]) -> None:
         """One task to each rank but this; `hear` gives the results. In between this rank does its own part."""
         for (connection, _), task in zip(self._others, tasks, strict=True):
@@ -91,6 +95,14 @@ class Ranks:
             for parameter, gradient in zip(self._parameters, gradients, strict=True):
                 if parameter.grad is not None:
                     parameter.grad += gradient
+
+
+def _close_all_but(kept: int) -> None:
+    """Whatever else is open here is rank 0's: whoever is at the other end waits for it to be closed."""
+    for descriptor in map(int, os.listdir("/dev/fd")):
+        if descriptor > 2 and descriptor != kept:
+            with suppress(OSError):  # that of the listing itself
+                os.close(descriptor)
 
 
 @contextmanager

@@ -83,6 +83,7 @@ def test_a_run_whose_rank_was_killed_is_held_and_leaves_no_process(tmp_path: Pat
     assert run.supervisor is not None
     supervisor, trainer, *family = tree(run.supervisor.pid)
     rank = next(pid for pid in family if command(pid) == command(trainer))
+    assert len(list(Path(f"/proc/{rank}/fd").iterdir())) == 4, "its three streams and its connection"
     os.kill(rank, signal.SIGKILL)
     assert (run.wait().state, run.row.reason) == ("held", "lost")
     assert "emulator.threads" in run.detail
