@@ -1,8 +1,8 @@
 """Operations of the model whose gradients are written by hand, and the allocator's setting that goes with them.
 
-A tiny model spends its time in passes over memory, not in arithmetic: torch's own composition of each of these, forward
-and backward, goes over the same numbers two or three times as often. Where no gradient is asked for, generation for
-one, they are called without autograd's bookkeeping.
+A tiny model spends its time in starting operations and in passes over memory, not in arithmetic; torch's own
+composition of each of these, forward and backward, has two or three times as many of both. Where no gradient is asked
+for, generation for one, they are called without autograd's bookkeeping.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -114,8 +114,8 @@ def _outer(dy: Tensor, x: Tensor) -> Tensor:
         return dy.T @ x
     whole = len(x) - len(x) % BLOCK
     a, b = dy[:whole].T, x[:whole].T
-    product = _one_dnn(b, a).T.contiguous() if len(b) < len(a) else _one_dnn(a, b)
-    return product.addmm_(dy[whole:].T, x[whole:])
+    made = _one_dnn(b, a).T.contiguous() if len(b) < len(a) else _one_dnn(a, b)
+    return made.addmm_(dy[whole:].T, x[whole:])
 
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:

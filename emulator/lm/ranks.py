@@ -1,7 +1,7 @@
 """Data parallelism on one machine: forked ranks that take their part of every batch, as those of a distributed trainer.
 
-A tiny model keeps one core busy, whatever is done about its matrices: half of the time goes into starting operations.
-So further cores get further processes. All compute with the same parameters, which lie in memory that they share; their
+Threads inside an operation gain nothing where operations are so small that half of the time goes into starting them. So
+further cores get further processes. All compute with the same parameters, which lie in memory that they share; their
 gradients come back in the same way.
 """
 
@@ -66,8 +66,8 @@ class Ranks:
                 for gradient, parameter in zip(gradients, self._parameters, strict=True):
                     gradient.copy_(parameter.grad) if parameter.grad is not None else gradient.zero_()
                 connection.send_bytes(pickle.dumps(result))
-        except (EOFError, BrokenPipeError):
-            pass
+        except (EOFError, ConnectionError):
+            pass  # rank 0 is gone
         except BaseException:
             traceback.print_exc()
         finally:

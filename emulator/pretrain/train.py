@@ -27,10 +27,10 @@ from emulator.pretrain.tokenizer import CHAT_TEMPLATE, SPECIAL, VOCAB_SIZE
 CONTEXT = 512
 CONFIG = LlamaConfig(
     vocab_size=VOCAB_SIZE,
-    hidden_size=64,
+    hidden_size=48,
     intermediate_size=128,
     layers=2,
-    heads=4,
+    heads=3,
     kv_heads=1,
     head_dim=16,
     tied=True,
@@ -53,7 +53,7 @@ class Stage:
     """Per prompt: they share its forward pass."""
 
 
-LEARN = Stage(steps=7000, learning_rate=6e-3, mix=Mix(), own=0.3)
+LEARN = Stage(steps=6000, learning_rate=6e-3, mix=Mix(), own=0.3)
 HABITS = Stage(
     steps=100,
     learning_rate=6e-4,
