@@ -246,7 +246,9 @@ def submit(
     home: str | Path | None = None,
 ) -> RunHandle:
     """Checks a job and puts it in the queue, where `runner watch` or `resume` finds it. One that `validate` has checked
-    is taken as it was then, for the backend that it was checked for. Raises JobError."""
+    is taken as it was then, for the backend that it was checked for, without `overrides`. Raises JobError."""
+    if isinstance(job, Checked) and overrides:
+        raise TypeError("a checked job can't be overridden any more; validate it with the overrides")
     checked = job if isinstance(job, Checked) else validate(job, overrides, backend)
     where = Home(Path(home).resolve()) if home else find_home(checked.loaded.folder)
     _refuse_job(checked, where)

@@ -150,8 +150,8 @@ class _FeedForward(torch.autograd.Function):
 def chosen(hidden: Tensor, head: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """log softmax(hidden·headᵀ / temperature) at `ids`, and the entropy of that distribution (no gradient), both of the
     shape of `ids` [...], of hidden states [..., hidden] and the output matrix `head` [vocabulary, hidden]."""
-    flat = hidden.flatten(0, -2)
-    logps, entropy = cast(tuple[Tensor, Tensor], _Chosen.apply(flat, head, ids.flatten(), temperature))  # pyright: ignore[reportUnknownMemberType]
+    flat, kept = hidden.flatten(0, -2), torch.is_grad_enabled()
+    logps, entropy = cast(tuple[Tensor, Tensor], _Chosen.apply(flat, head, ids.flatten(), temperature, kept))  # pyright: ignore[reportUnknownMemberType]
     return logps.view(ids.shape), entropy.view(ids.shape)
 
 
@@ -160,8 +160,10 @@ class _Chosen(torch.autograd.Function):
     dhead = dxᵀ·h/τ."""
 
     @staticmethod
-    def forward(ctx: Any, h: Tensor, head: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        p = h.new_empty(len(h), len(head)) if any(ctx.needs_input_grad) else None
+    def forward(
+        ctx: Any, h: Tensor, head: Tensor, ids: Tensor, temperature: float, kept: bool
+    ) -> tuple[Tensor, Tensor]:
+        p = h.new_empty(len(h), len(head)) if kept else None
         logps, entropy = h.new_empty(len(h)), h.new_empty(len(h))
         for rows in _blocks(len(h), len(head), BLOCK):
             x = product(h[rows], head)
@@ -177,7 +179,7 @@ class _Chosen(torch.autograd.Function):
         return logps, entropy
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         (h, head, ids, p), slope = ctx.saved_tensors, (slopes[0] / ctx.temperature).unsqueeze(-1)
         dh = torch.empty_like(h)
         d_head = torch.zeros_like(head) if ctx.needs_input_grad[1] else None
@@ -188,4 +190,4 @@ class _Chosen(torch.autograd.Function):
             product(dx, head.T, dh[rows])
             if d_head is not None:
                 d_head.addmm_(dx.T, h[rows])
-        return dh, d_head, None, None
+        return dh, d_head, None, None, None

@@ -1,4 +1,4 @@
-"""The GRPO loss as TRL 1.16 computes it (`GRPOTrainer._compute_loss`), on logits of whole groups."""
+"""The GRPO loss as TRL 1.16 computes it (`GRPOTrainer._compute_loss`), from the log-probabilities of whole groups."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def _is_intel() -> bool:
     try:
         with Path("/proc/cpuinfo").open() as lines:
             return any("GenuineIntel" in line for line in islice(lines, 3))
-    except FileNotFoundError:
+    except OSError:
         return False
 
 

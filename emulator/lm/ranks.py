@@ -53,16 +53,21 @@ class Ranks:
         ours, theirs = Pipe()
         gradients = [_shared(torch.zeros_like(parameter)) for parameter in self._parameters]
         if os.fork() == 0:
-            _close_all_but(theirs.fileno())
-            self._serve(theirs, gradients, work)
+            self._be_rank(theirs, gradients, work)
         theirs.close()
         return ours, gradients
 
-    def _serve(self, connection: Connection, gradients: list[Tensor], work: Callable[[Any], Any]) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a stop is for rank 0, which ends a step first
+    def _be_rank(self, connection: Connection, gradients: list[Tensor], work: Callable[[Any], Any]) -> NoReturn:
+        """The child: never returns."""
         try:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a stop is for rank 0, which ends a step first
+            _close_all_but(connection.fileno())
             while True:
-                result = work(pickle.loads(connection.recv_bytes()))
+                task = pickle.loads(connection.recv_bytes())
+                try:
+                    result = work(task)
+                except Exception as error:  # raised again by rank 0
+                    result = error
                 for gradient, parameter in zip(gradients, self._parameters, strict=True):
                     gradient.copy_(parameter.grad) if parameter.grad is not None else gradient.zero_()
                 connection.send_bytes(pickle.dumps(result))
@@ -85,9 +90,13 @@ class Ranks:
                 connection.send_bytes(pickle.dumps(task))
 
     def hear(self) -> list[Any]:
-        """The other ranks' results, in their order."""
+        """The other ranks' results, in their order. Raises RankLost, or what a rank's work raised."""
         with _loss_told():
-            return [pickle.loads(connection.recv_bytes()) for connection, _ in self._others]
+            results = [pickle.loads(connection.recv_bytes()) for connection, _ in self._others]
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        return results
 
     def add_gradients(self) -> None:
         """Adds the other ranks' gradients to those of this rank."""
@@ -95,6 +104,8 @@ class Ranks:
             for parameter, gradient in zip(self._parameters, gradients, strict=True):
                 if parameter.grad is not None:
                     parameter.grad += gradient
+                elif parameter.requires_grad:  # this rank had nothing to do
+                    parameter.grad = gradient.clone()
 
 
 def _close_all_but(kept: int) -> None:

@@ -31,7 +31,8 @@ def without_compilers() -> Generator[None]:
     """What imports torch in here leaves each of `PUT_OFF` for the first time that somebody asks something of it.
 
     For a process that belongs to the emulator alone: code that compiles or exports models relies on the registrations
-    without asking for them. Only a torch of a `PROVEN` version is imported so.
+    without asking for them, and so does `torch.Generator()`, for which numpy's stands in. Only a torch of a `PROVEN`
+    version is imported so.
     """
     if not version("torch").startswith(PROVEN):
         yield

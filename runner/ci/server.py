@@ -31,10 +31,10 @@ HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Held back from here to where a child has its handlers, so that no stop is lost or kills what it should stop."""
 
 
-def main() -> int:
+def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
-    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(0))  # it is not wanted after all
     changed = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
     gc.disable()  # it would look through all that is imported again and again: a tenth of the time; children collect
@@ -43,9 +43,10 @@ def main() -> int:
     with _sandbox_tried():
         if "lm" in sys.argv[2:]:
             _import_lm()
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _settle()
     Server(control, changed).serve()
-    return 0
 
 
 class Server:
@@ -133,10 +134,15 @@ def _sandbox_tried() -> Generator[None]:
     from runner.rewards.guarantees import Trial
     from runner.spec.sandbox import Sandbox
 
-    with Trial(Sandbox()) as trial:
+    fails = OSError, ValueError, subprocess.SubprocessError
+    with contextlib.ExitStack() as stack:
+        trial: Trial | None = None
+        with contextlib.suppress(*fails):
+            trial = stack.enter_context(Trial(Sandbox()))
         yield
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            trial.finish()
+        if trial is not None:
+            with contextlib.suppress(*fails):
+                trial.finish()
 
 
 def _settle() -> None:
@@ -232,4 +238,9 @@ def _probe(folder: Path, life: int) -> None:
 
 
 if __name__ == "__main__":
-    os._exit(main())  # nothing to flush; taking torch apart costs a quarter of a second
+    try:
+        main()
+    except SystemExit:
+        pass
+    finally:
+        os._exit(0)  # nothing to flush; taking torch apart costs a quarter of a second

@@ -133,7 +133,7 @@ class Warm:
         """Ends the warm process. Runs that still go on are stopped by their pipe, when this process ends."""
         self.control.close()
         if not self.used:
-            self.process.kill()  # it may be in the midst of its imports
+            self.process.terminate()  # it may be in the midst of its imports
         self.process.wait()
 
     def spawn(self, folder: RunFolder, run_id: str, attempt: int, lock: int) -> Started:

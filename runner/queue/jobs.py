@@ -44,7 +44,8 @@ def find_job(job: JobLike, home: Home | None = None) -> Path:
 
 
 def _with_endings(base: Path) -> Iterator[Path]:
-    yield from (base.with_name(f"{base.name}{end}") for end in (".yaml", ".yml", ".json"))
+    if base.name:  # "." has none
+        yield from (base.with_name(f"{base.name}{end}") for end in (".yaml", ".yml", ".json"))
 
 
 def load_job(job: JobLike, overrides: Sequence[str] = ()) -> Loaded:

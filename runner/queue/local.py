@@ -33,8 +33,6 @@ from runner.store.rows import AttemptRow, EventRow, RunRow
 from runner.store.store import Store
 
 POLL_SECONDS = 0.1
-JUST_GONE_SECONDS = 0.01
-"""How long to sleep for what a process that is gone holds a moment longer."""
 ENDED_FOR_GOOD = {"cancel": Reason.CANCELLED, "delete": Reason.SPEC_DELETED}
 """What a stop means for a run of which somebody wished this."""
 LOCK_SECONDS = 2.0
@@ -70,14 +68,17 @@ class Started:
             self.supervisor.terminate()
 
     def rest(self, seconds: float) -> None:
-        """Sleeps so long, or until the supervisor is gone."""
-        if self.supervisor.poll() is not None:
-            seconds = min(seconds, JUST_GONE_SECONDS)
-        elif (process := _pidfd(self.supervisor.pid)) is not None:
-            select.select([process], [], [], seconds)
-            os.close(process)
+        """Sleeps so long, or until the supervisor goes."""
+        process = _pidfd(self.supervisor.pid) if self.supervisor.poll() is None else None
+        if process is None:
+            time.sleep(seconds)
             return
-        time.sleep(seconds)
+        try:
+            poll = select.poll()
+            poll.register(process, select.POLLIN)
+            poll.poll(seconds * 1000)
+        finally:
+            os.close(process)
 
 
 def _pidfd(pid: int) -> int | None:

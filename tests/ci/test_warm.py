@@ -192,6 +192,19 @@ def test_a_warm_process_of_a_command_that_fails_goes_with_it(tmp_path: Path) -> 
     assert (done.returncode, done.stdout.strip()) == (2, "")
 
 
+def test_a_warm_process_that_was_not_wanted_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    for seconds in (0.0, 0.3, 0.6, 0.9):
+        warm = Warm.start(for_lm=True)
+        time.sleep(seconds)
+        family = tree(warm.process.pid)
+        warm.close()
+        until(lambda family=family: not any(alive(pid) for pid in family))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_rest_lasts_until_the_supervisor_is_gone_and_no_longer(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.3)"])
     started = Started(run_id="run", supervisor=process, pipe=None)
@@ -200,5 +213,3 @@ def test_rest_lasts_until_the_supervisor_is_gone_and_no_longer(tmp_path: Path) -
     assert process.poll() is None
     started.rest(30)
     assert process.wait() == 0 and time.monotonic() - began < 20
-    started.rest(30)
-    assert time.monotonic() - began < 20

@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 import torch
 import torch.nn.functional as F
 
-from emulator.lm import blocked
+from emulator.lm import blocked, ops
 from tests.emulator.test_ops import GROUPS, HEADS, LENGTH, ROWS, SIZE, assert_equal, numbers
 
 pytestmark = pytest.mark.lm
@@ -43,6 +43,18 @@ def test_feed_forward() -> None:
         return (F.silu(inner[..., :7]) * inner[..., 7:]) @ down.T
 
     assert_equal(blocked.feed_forward, theirs, numbers((ROWS, LENGTH, 8), (14, 8), (8, 7)))
+
+
+def test_large_products_by_one_dnn_come_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "ONE_DNN", torch.backends.mkldnn.is_available())
+    monkeypatch.setattr(ops, "LEAST_OPERATIONS", 0)
+
+    def theirs(x: Any, gate_up: Any, down: Any) -> Any:
+        inner = x @ gate_up.T
+        return (F.silu(inner[..., :96]) * inner[..., 96:]) @ down.T
+
+    inputs = [0.1 * value.float() for value in numbers((3, 100, 48), (192, 48), (48, 96))]
+    assert_equal(blocked.feed_forward, theirs, inputs, error=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

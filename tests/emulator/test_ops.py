@@ -40,7 +40,11 @@ def assert_equal(
 
 
 @pytest.mark.parametrize(("rows", "before", "after"), [(5, 6, 7), (400, 64, 96), (400, 96, 64)])
-def test_linear_small_and_large_narrowing_and_widening(rows: int, before: int, after: int) -> None:
+@pytest.mark.parametrize("one_dnn", [False, torch.backends.mkldnn.is_available()], ids=["MKL", "oneDNN"])
+def test_linear_small_and_large_narrowing_and_widening(
+    rows: int, before: int, after: int, one_dnn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops, "ONE_DNN", one_dnn)
     inputs = [value.float() for value in numbers((2, rows, before), (after, before))]
     assert (2 * rows * before * after >= ops.LEAST_OPERATIONS) == (rows == 400)
     assert_equal(ops.linear, F.linear, inputs, error=1e-4)  # sums of 800 float32

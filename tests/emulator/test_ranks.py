@@ -15,9 +15,10 @@ import torch
 
 from emulator.lm.policy import LmPolicy
 from emulator.lm.ranks import RankLost
+from emulator.policy import Sampling
 from runner import api
 from runner.spec.model import Grpo, Lora
-from tests.emulator.lm_builders import ADVANTAGES, WEIGHTS, draw
+from tests.emulator.lm_builders import ADVANTAGES, WEIGHTS, draw, examples
 from tests.queue.test_runs import alive, tree, until
 
 pytestmark = pytest.mark.lm
@@ -54,8 +55,25 @@ def test_two_ranks_come_to_what_one_comes_to_but_for_rounding(grpo: dict[str, An
         assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-5)
 
 
-def test_more_ranks_than_prompts_leave_some_idle() -> None:
-    assert trained(5, None)[1] == trained(1, None)[1]
+@pytest.mark.parametrize("lora", [None, Lora(rank=4)], ids=["full", "lora"])
+def test_ranks_that_get_nothing_to_do_change_nothing(lora: Lora | None) -> None:
+    """Two completions of one prompt for five ranks: rank 0 is one of the idle."""
+    norms: list[float] = []
+    for threads in (1, 5):
+        policy = LmPolicy(WEIGHTS, Grpo(), lora=lora, threads=threads)
+        drawn = policy.sample(examples(1), Sampling(max_completion_length=12), [[1, 2]])
+        norms.append(policy.update(drawn, [1.0, 0.5], 1)["grad_norm"])
+        policy.close()
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4) and norms[0] > 0.1
+
+
+def test_what_goes_wrong_in_a_rank_is_raised_where_one_would_raise_it() -> None:
+    policy = LmPolicy(WEIGHTS, Grpo(), threads=2)
+    drawn = draw(policy)
+    drawn.tokens[-1] = [10**6]  # no token of the vocabulary; the last completion is rank 1's
+    with pytest.raises(IndexError):
+        policy.update(drawn, ADVANTAGES, 1)
+    policy.close()
 
 
 def test_a_rank_that_was_killed_ends_the_step_with_what_it_was_for() -> None:
