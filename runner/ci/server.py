@@ -28,7 +28,8 @@ FOR_LM = "emulator.lm.warm"
 REAP_SECONDS = 0.2
 MAX_REQUEST = 8192
 HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Held back from here to where a child has its handlers, so that no stop is lost or kills what it should stop."""
+"""Held back from the end of the imports to where a child has its handlers, so that no stop is lost or kills what it
+should stop."""
 
 
 def main() -> None:
